@@ -1,0 +1,253 @@
+//! What the operator may say: one TOML file for both walks.
+//!
+//! Each struct is one table of the file and each field one key of it, under the same name. The
+//! reader collects every problem of a file before it gives up, each with its line and key.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use regex::Regex;
+
+/// The whole file.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder of the registry, its lock, and of records no broker would take. Default:
+    /// `/var/lib/shipper`.
+    pub state_dir: PathBuf,
+    /// Name of this host in keys, headers and documents. Default: the system's host name.
+    pub host: String,
+    /// The cluster, meant alike for producing and consuming.
+    pub kafka: KafkaConfig,
+    /// What `tail` follows; at least one table for `tail`.
+    pub input: Vec<InputConfig>,
+    /// How `tail` looks at files and stops.
+    pub tail: TailConfig,
+    /// How `tail` groups records on their way to the broker.
+    pub batch: BatchConfig,
+    /// What `index` consumes; `None` without the table.
+    pub index: Option<IndexConfig>,
+    /// Where `index` puts documents; `None` without the table.
+    pub elasticsearch: Option<ElasticsearchConfig>,
+    /// Which event goes where; the first rule that matches wins. Events that none takes are
+    /// routed by level: ERROR and FATAL to the error topic, all others to the index, or to the
+    /// archive where there is no `[elasticsearch]`.
+    pub route: Vec<RouteConfig>,
+    /// Local files as a destination; `None` without the table.
+    pub archive: Option<ArchiveConfig>,
+}
+
+/// `[kafka]`: how to reach the cluster.
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    /// `host:port` of brokers to ask for the others. No default: must be given.
+    pub bootstrap_servers: Vec<String>,
+    /// Name in the broker's logs and quotas. Default: `shipper`.
+    pub client_id: String,
+    /// How long a broker may take to answer before the connection is made anew; the request is
+    /// then sent again, never given up. Default: `30s`. Minimum: `1s`.
+    pub request_timeout: Duration,
+    /// Wait before the first retry of a request or a connection. Default: `100ms`. Minimum:
+    /// `1ms`.
+    pub retry_backoff: Duration,
+    /// The wait doubles up to this. Default: `5s`. Minimum: `retry_backoff`.
+    pub retry_backoff_max: Duration,
+    /// Let the broker create a missing topic. Default: `false`: wait for it and say so.
+    pub allow_auto_create_topics: bool,
+    /// More librdkafka properties for the consumer of `index`. Those that the promise depends
+    /// on are refused.
+    pub consumer_options: BTreeMap<String, String>,
+}
+
+/// `[[input]]`: some files and what to do with their lines.
+#[derive(Debug, Clone)]
+pub struct InputConfig {
+    /// Globs of absolute paths. No default: must be given.
+    pub paths: Vec<String>,
+    /// Globs of paths, or of file names where they hold no slash, to leave out. Default: none.
+    pub exclude: Vec<String>,
+    /// The topic for the events. No default: must be given.
+    pub topic: String,
+    /// How lines become events. Default: `{ profile = "kafka" }`.
+    pub multiline: Multiline,
+    /// Where to begin in a file seen for the first time. Default: `beginning`.
+    pub start_at: StartAt,
+    /// Bytes of a line that are kept; what is longer is cut, marked and counted. Default:
+    /// `256KiB`. Minimum: `1KiB`.
+    pub line_bytes_max: usize,
+    /// Bytes of an event; a longer one goes on in a further event, marked. Default: `512KiB`.
+    /// Minimum: `line_bytes_max`.
+    pub event_bytes_max: usize,
+    /// How long the last event of a file waits for a further line of its own. Default: `500ms`.
+    /// Minimum: `1ms`.
+    pub event_timeout: Duration,
+    /// Sent with each record as headers of these names. Default: none.
+    pub fields: BTreeMap<String, String>,
+}
+
+/// How lines become events.
+#[derive(Debug, Clone)]
+pub enum Multiline {
+    /// `{ profile = "none" }`: each line is an event.
+    None,
+    /// `{ profile = "kafka" }`: an event starts with a timestamp at column 0, optionally after
+    /// `[`.
+    Kafka,
+    /// `{ start = "REGEX" }`: an event starts with a line that matches.
+    Start(regex::bytes::Regex),
+}
+
+/// Where to begin in a file seen for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// At its first byte.
+    Beginning,
+    /// At its end as found.
+    End,
+}
+
+/// `[tail]`: how files are looked at.
+#[derive(Debug, Clone)]
+pub struct TailConfig {
+    /// How often folders and files are looked at even if no notice of a change came. Default:
+    /// `1s`. Minimum: `50ms`.
+    pub scan_interval: Duration,
+    /// How long a renamed or deleted file is still read after its last byte. Default: `5s`.
+    /// Minimum: `0s`.
+    pub rotate_grace: Duration,
+    /// How often the registry is saved while it changes. Default: `1s`. Minimum: `50ms`.
+    pub save_interval: Duration,
+    /// How long a stop waits for the broker to acknowledge what was read. Default: `30s`.
+    /// Minimum: `0s`.
+    pub shutdown_timeout: Duration,
+}
+
+/// `[batch]`: what goes to the broker at once.
+#[derive(Debug, Clone)]
+pub struct BatchConfig {
+    /// Bytes of uncompressed records after which a batch is sealed. Default: `1MB`. Minimum:
+    /// `16KB`. Stay below the topic's `max.message.bytes`.
+    pub bytes_max: usize,
+    /// Records after which a batch is sealed. Default: `50000`. Minimum: `1`.
+    pub count_max: u32,
+    /// How long the first record of a batch waits for others. Default: `10ms`. Minimum: `0ms`.
+    pub linger: Duration,
+    /// Sealed batches under way at once, over all partitions; memory grows with it. Default:
+    /// `5`. Minimum: `1`.
+    pub in_flight_max: usize,
+    /// Default: `lz4`. One of `none`, `gzip`, `snappy`, `lz4`, `zstd`.
+    pub compression: Compression,
+}
+
+/// Codecs of a RecordBatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Records as they are.
+    None,
+    /// Deflate.
+    Gzip,
+    /// Snappy in the framing of the Java client.
+    Snappy,
+    /// LZ4 frames with independent blocks.
+    Lz4,
+    /// Zstandard, from Produce v7 on.
+    Zstd,
+}
+
+/// `[index]`: what is consumed, and how it is grouped.
+#[derive(Debug, Clone)]
+pub struct IndexConfig {
+    /// Topics to consume. No default: must be given.
+    pub topics: Vec<String>,
+    /// The consumer group. Default: `shipper-index`.
+    pub group_id: String,
+    /// Topic for what is routed `to = "error_topic"`. No default: must be given where a route
+    /// or the default routing leads there.
+    pub error_topic: Option<String>,
+    /// Topic for what Elasticsearch refuses for good. Default: the first topic of `topics` with
+    /// `-dead-letters` behind it.
+    pub dead_letter_topic: String,
+    /// Index ERROR and FATAL events too, besides sending them to the error topic. Default:
+    /// `false`.
+    pub index_errors: bool,
+    /// Time zone of timestamps that name none: an IANA name. Default: `UTC`.
+    pub timezone: jiff::tz::TimeZone,
+    /// Bytes of records after which a batch is sealed. Default: `4MB`. Minimum: `16KB`.
+    pub bytes_max: usize,
+    /// Records after which a batch is sealed. Default: `5000`. Minimum: `1`.
+    pub count_max: usize,
+    /// How long the first record of a batch waits for others. Default: `200ms`. Minimum: `0ms`.
+    pub linger: Duration,
+    /// Batches under way at once, each with a thread and a connection of its own. Default: `2`.
+    /// Minimum: `1`.
+    pub in_flight_max: usize,
+    /// How long a stop, or a partition that goes to another member, waits for batches under way.
+    /// Default: `20s`. Minimum: `0s`.
+    pub shutdown_timeout: Duration,
+}
+
+/// `[elasticsearch]`: where documents go; OpenSearch is meant as well.
+#[derive(Debug, Clone)]
+pub struct ElasticsearchConfig {
+    /// `http://host:port` of nodes, tried in turn. No default: must be given.
+    pub hosts: Vec<String>,
+    /// Index name; `{yyyy}`, `{MM}`, `{dd}` and `{HH}`, also as in `{yyyy.MM.dd}`, are the time
+    /// of the record in UTC. Default: `broker-logs-{yyyy.MM.dd}`.
+    pub index: String,
+    /// Compress request bodies. Default: `false`.
+    pub gzip: bool,
+    /// For basic authentication, with `password_file`. Default: none.
+    pub username: Option<String>,
+    /// File that holds the password. Default: none.
+    pub password_file: Option<PathBuf>,
+    /// File that holds the value for `Authorization: ApiKey`. Default: none.
+    pub api_key_file: Option<PathBuf>,
+    /// How long a node may take to answer a bulk request. Default: `60s`. Minimum: `1s`.
+    pub request_timeout: Duration,
+    /// Wait before the first retry. Default: `200ms`. Minimum: `1ms`.
+    pub retry_backoff: Duration,
+    /// The wait doubles up to this. Default: `30s`. Minimum: `retry_backoff`.
+    pub retry_backoff_max: Duration,
+}
+
+/// `[[route]]`: all conditions that are given must hold.
+#[derive(Debug, Clone)]
+pub struct RouteConfig {
+    /// Name in counters and headers. No default: must be given, each once.
+    pub name: String,
+    /// Levels, any of which may be the event's. Default: any, also none.
+    pub level: Vec<String>,
+    /// Matches the logger's full name. Default: any.
+    pub logger: Option<Regex>,
+    /// Matches the message. Default: any.
+    pub message: Option<Regex>,
+    /// Kafka headers by name and what their value must match. Default: any.
+    pub header: BTreeMap<String, Regex>,
+    /// Fields of the document by name, as in `"kafka.log.component"`, and what their value must
+    /// match. Default: any.
+    pub field: BTreeMap<String, Regex>,
+    /// What becomes of the event. No default: must be given.
+    pub to: Destination,
+}
+
+/// What becomes of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// To `index.error_topic`, as it came.
+    ErrorTopic,
+    /// To Elasticsearch.
+    Index,
+    /// To a local file.
+    Archive,
+    /// Nowhere; counted under the route's name.
+    Drop,
+}
+
+/// `[archive]`: local files of newline-delimited JSON documents.
+#[derive(Debug, Clone)]
+pub struct ArchiveConfig {
+    /// Folder of the files; made if missing. No default: must be given.
+    pub dir: PathBuf,
+    /// Compress the files, and name them `.ndjson.gz`. Default: `false`.
+    pub gzip: bool,
+}
