@@ -1,0 +1,371 @@
+//! Lines -> events.
+//!
+//! The lines of an event follow each other in the file, so an event is one range of the buffer
+//! its lines were found in: joining copies nothing. An event is complete when the first line of
+//! the next one is there, when its limit is reached, or when its owner says that no more will
+//! come ([`EventBuffer::flush`], [`EventBuffer::finish`]).
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+
+use crate::config::Multiline;
+use crate::tail::lines::{Line, LineBuffer};
+
+/// A complete event; `content` points into the buffer that gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Where its bytes without the last terminator are.
+    pub content: Range<usize>,
+    /// First byte in the file.
+    pub start: u64,
+    /// One past its last byte in the file, terminator and cut bytes included.
+    pub end: u64,
+    /// Lines in it.
+    pub n_lines: u32,
+    /// Bytes of its last line that are not in `content`.
+    pub cut: u64,
+    /// It goes on where the event before it reached the limit or was cut.
+    pub continued: bool,
+    /// Its last line had no terminator when the file came to its end.
+    pub partial: bool,
+}
+
+/// Finds events in the bytes of one file.
+#[derive(Debug)]
+pub struct EventBuffer {
+    lines: LineBuffer,
+    event_bytes_max: usize,
+    /// The event that further lines may still belong to.
+    open: Option<Event>,
+    /// Complete, shown by [`EventBuffer::peek`] and not yet consumed.
+    ready: Option<Event>,
+    /// The event before was cut short, so a line that starts none is its continuation.
+    was_cut: bool,
+}
+
+impl EventBuffer {
+    /// Returns an empty buffer for a file that is read from `offset` on.
+    pub fn new(offset: u64, line_bytes_max: usize, event_bytes_max: usize) -> EventBuffer {
+        EventBuffer {
+            lines: LineBuffer::new(offset, line_bytes_max),
+            event_bytes_max,
+            open: None,
+            ready: None,
+            was_cut: false,
+        }
+    }
+
+    /// Returns the next complete event without consuming it.
+    pub fn peek(&mut self, rule: &Multiline) -> Option<Event> {
+        if self.ready.is_none() {
+            self.ready = self.next_event(rule);
+        }
+        self.ready.clone()
+    }
+
+    /// Ends the event that [`EventBuffer::peek`] showed: its bytes are not needed any more.
+    pub fn consume(&mut self) {
+        if let Some(event) = self.ready.take() {
+            // Up to the open event and not to the content's end, which leaves terminators behind.
+            let next = self.open.as_ref().map(|open| open.content.start);
+            self.lines.release(next.unwrap_or_else(|| self.lines.line_start()));
+            self.was_cut = event.cut > 0;
+        }
+    }
+
+    /// Returns the bytes of an event.
+    pub fn content(&self, event: &Event) -> &[u8] {
+        self.lines.slice(event.content.clone())
+    }
+
+    /// Completes the open event, for no more lines are expected to belong to it.
+    pub fn flush(&mut self) {
+        if self.ready.is_none() {
+            self.ready = self.open.take();
+        }
+    }
+
+    /// Completes everything that was read, also a last line without a terminator: the file has
+    /// come to its end. Call again until [`EventBuffer::peek`] shows nothing.
+    pub fn finish(&mut self, rule: &Multiline) {
+        if self.ready.is_some() {
+            return;
+        }
+        if let Some(line) = self.lines.take_partial() {
+            self.ready = self.join(line, rule);
+            if let Some(open) = &mut self.open {
+                open.partial = true;
+            }
+        }
+        self.flush();
+    }
+
+    /// Tells whether an event waits for further lines.
+    pub fn has_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Tells whether bytes without a terminator are held.
+    pub fn has_partial(&self) -> bool {
+        self.lines.has_partial()
+    }
+
+    /// Offset in the file up to which bytes have been read.
+    pub fn read_offset(&self) -> u64 {
+        self.lines.read_offset()
+    }
+
+    /// Offset in the file of the first byte that has not left in an event.
+    pub fn event_offset(&self) -> u64 {
+        let first = self.ready.as_ref().or(self.open.as_ref());
+        first.map_or(self.lines.line_offset(), |event| event.start)
+    }
+
+    /// Returns the last bytes that were read, at most `n`.
+    pub fn last_bytes(&self, n: usize) -> &[u8] {
+        self.lines.last_bytes(n)
+    }
+
+    /// Reads once from the file; returns how many bytes came.
+    ///
+    /// To be called only when [`EventBuffer::peek`] shows nothing: what it showed would move.
+    pub fn read_from(&mut self, file: &File) -> io::Result<usize> {
+        let (n, shift) = self.lines.read_from(file)?;
+        self.shift_down(shift);
+        Ok(n)
+    }
+
+    /// Takes over a large room to read into.
+    pub fn attach(&mut self, room: Vec<u8>) {
+        let shift = self.lines.attach(room);
+        self.shift_down(shift);
+    }
+
+    /// Gives the large room back and keeps only the bytes of events that have not left.
+    pub fn detach(&mut self) -> Vec<u8> {
+        let (room, shift) = self.lines.detach();
+        self.shift_down(shift);
+        room
+    }
+
+    fn next_event(&mut self, rule: &Multiline) -> Option<Event> {
+        loop {
+            if self.open.as_ref().is_some_and(|open| open.cut > 0 || is_single(rule)) {
+                return self.open.take();
+            }
+            let line = self.lines.next_line()?;
+            if let Some(event) = self.join(line, rule) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// Adds a line to the open event, or opens a new one and returns the one it completes.
+    fn join(&mut self, line: Line, rule: &Multiline) -> Option<Event> {
+        let starts = starts_event(rule, self.lines.slice(line.content.clone()));
+        let continued = match &mut self.open {
+            None => self.was_cut && !starts,
+            Some(_) if starts => false,
+            Some(open) if line.content.end - open.content.start > self.event_bytes_max => true,
+            Some(open) => {
+                open.content.end = line.content.end;
+                open.end = line.end;
+                open.cut = line.cut;
+                open.n_lines += 1;
+                return None;
+            }
+        };
+        self.was_cut = false;
+        self.open.replace(Event {
+            content: line.content,
+            start: line.start,
+            end: line.end,
+            n_lines: 1,
+            cut: line.cut,
+            continued,
+            partial: false,
+        })
+    }
+
+    fn shift_down(&mut self, shift: usize) {
+        for event in self.open.iter_mut().chain(self.ready.iter_mut()) {
+            event.content.start -= shift;
+            event.content.end -= shift;
+        }
+    }
+}
+
+fn is_single(rule: &Multiline) -> bool {
+    matches!(rule, Multiline::None)
+}
+
+fn starts_event(rule: &Multiline, line: &[u8]) -> bool {
+    match rule {
+        Multiline::None => true,
+        Multiline::Kafka => starts_with_timestamp(line),
+        Multiline::Start(pattern) => pattern.is_match(line),
+    }
+}
+
+/// Tells whether a line begins with `yyyy-MM-dd HH:mm:ss`, or with a `T` between, optionally
+/// after `[`.
+///
+/// A bracket alone does not start an event: arrays in configuration dumps and messages begin with
+/// one too (elastic/beats' `^\[` splits them and glues all layouts without brackets together).
+/// Source: Kafka's `config/log4j.properties` and `log4j2.yaml`, `[%d] %p %m (%c)%n`.
+pub fn starts_with_timestamp(line: &[u8]) -> bool {
+    let line = line.strip_prefix(b"[").unwrap_or(line);
+    let Some(head) = line.first_chunk::<19>() else { return false };
+    const DIGITS: [usize; 14] = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18];
+    head[4] == b'-'
+        && head[7] == b'-'
+        && head[13] == b':'
+        && head[16] == b':'
+        && (head[10] == b' ' || head[10] == b'T')
+        && DIGITS.iter().all(|&at| head[at].is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// What an event says of itself, for comparison.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Seen {
+        text: String,
+        ground: Range<u64>,
+        cut: u64,
+        continued: bool,
+        partial: bool,
+    }
+
+    fn seen(text: &str, ground: Range<u64>) -> Seen {
+        Seen { text: text.into(), ground, cut: 0, continued: false, partial: false }
+    }
+
+    /// Appends `bytes` to a file in pieces of `step` bytes and reads after each.
+    fn events(bytes: &[u8], rule: &Multiline, limits: (usize, usize), step: usize) -> Vec<Seen> {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        let mut buffer = EventBuffer::new(0, limits.0, limits.1);
+        let mut seen = Vec::new();
+        let mut room = Vec::new();
+        for piece in bytes.chunks(step) {
+            file.write_all(piece).expect("written");
+            buffer.attach(std::mem::take(&mut room));
+            while buffer.read_from(&file).expect("read") > 0 {
+                drain(&mut buffer, rule, &mut seen);
+            }
+            room = buffer.detach();
+        }
+        assert_eq!(buffer.read_offset(), bytes.len() as u64);
+        loop {
+            buffer.finish(rule);
+            let n = seen.len();
+            drain(&mut buffer, rule, &mut seen);
+            if seen.len() == n {
+                assert_eq!(buffer.event_offset(), bytes.len() as u64);
+                return seen;
+            }
+        }
+    }
+
+    fn drain(buffer: &mut EventBuffer, rule: &Multiline, out: &mut Vec<Seen>) {
+        while let Some(event) = buffer.peek(rule) {
+            out.push(Seen {
+                text: String::from_utf8_lossy(buffer.content(&event)).into(),
+                ground: event.start..event.end,
+                cut: event.cut,
+                continued: event.continued,
+                partial: event.partial,
+            });
+            buffer.consume();
+        }
+    }
+
+    /// The events must not depend on how the bytes were divided over reads.
+    fn check(bytes: &[u8], rule: &Multiline, limits: (usize, usize), expected: &[Seen]) {
+        for step in [1, 2, 3, 5, 7, 64, bytes.len().max(1)] {
+            assert_eq!(events(bytes, rule, limits, step), expected, "in pieces of {step}");
+        }
+    }
+
+    const WIDE: (usize, usize) = (1000, 1000);
+
+    #[test]
+    fn lines_have_measured_offsets_whatever_ends_them() {
+        let expected = [seen("one", 0..4), seen("two", 4..9), seen("", 9..10), seen("a\rb", 10..14)];
+        check(b"one\ntwo\r\n\na\rb\n", &Multiline::None, WIDE, &expected);
+    }
+
+    #[test]
+    fn a_last_line_without_terminator_leaves_marked_when_the_file_ends() {
+        let expected =
+            [seen("one", 0..4), Seen { partial: true, ..seen("tw", 4..6) }];
+        check(b"one\ntw", &Multiline::None, WIDE, &expected);
+    }
+
+    #[test]
+    fn an_over_long_line_is_cut_and_the_next_one_is_whole() {
+        let expected = [
+            seen("12345", 0..6),
+            Seen { cut: 3, ..seen("abcde", 6..16) },
+            seen("ok", 16..19),
+            seen("fits!", 19..26),
+            Seen { cut: 1, ..seen("xyzxy", 26..34) },
+            Seen { cut: 2, partial: true, ..seen("never", 34..41) },
+        ];
+        let bytes = b"12345\nabcdefgh\r\nok\nfits!\r\nxyzxyz\r\nneverEN";
+        check(bytes, &Multiline::None, (5, 100), &expected);
+    }
+
+    #[test]
+    fn a_trace_stays_with_its_event_and_brackets_start_none() {
+        let bytes = b"[2024-01-01 00:00:00,000] ERROR x (a.B)\njava.lang.E: [1]\n[1, 2]\n\tat a.B\n\
+            2024-01-01T00:00:01 INFO y\n[2024-01-01 00:00:02,000] INFO z (c.D)\n";
+        let expected = [
+            seen(
+                "[2024-01-01 00:00:00,000] ERROR x (a.B)\njava.lang.E: [1]\n[1, 2]\n\tat a.B",
+                0..72,
+            ),
+            seen("2024-01-01T00:00:01 INFO y", 72..99),
+            seen("[2024-01-01 00:00:02,000] INFO z (c.D)", 99..138),
+        ];
+        check(bytes, &Multiline::Kafka, WIDE, &expected);
+    }
+
+    #[test]
+    fn an_event_at_its_limit_goes_on_in_a_marked_one() {
+        let start = Multiline::Start(regex::bytes::Regex::new("^#").expect("a pattern"));
+        let expected = [
+            seen("#12\nab", 0..7),
+            Seen { continued: true, ..seen("cd\nef", 7..13) },
+            seen("#3", 13..16),
+        ];
+        check(b"#12\nab\ncd\nef\n#3\n", &start, (6, 6), &expected);
+        let expected = [
+            Seen { cut: 1, ..seen("#1\nabc", 0..8) },
+            Seen { continued: true, ..seen("de", 8..11) },
+            seen("#3", 11..14),
+        ];
+        check(b"#1\nabcd\nde\n#3\n", &start, (3, 20), &expected);
+    }
+
+    #[test]
+    fn the_logs_of_real_brokers_split_into_events_without_a_gap() {
+        for path in std::fs::read_dir("tests/data/logs").expect("logs in the repository") {
+            let bytes = std::fs::read(path.expect("an entry").path()).expect("a log");
+            let whole = events(&bytes, &Multiline::Kafka, (1 << 20, 1 << 20), 100_000);
+            let mut end = 0;
+            for event in &whole {
+                assert_eq!(event.ground.start, end);
+                assert!(starts_with_timestamp(event.text.as_bytes()), "{}", event.text);
+                end = event.ground.end;
+            }
+            assert_eq!(end, bytes.len() as u64);
+            assert_eq!(whole, events(&bytes, &Multiline::Kafka, (1 << 20, 1 << 20), 997));
+        }
+    }
+}
