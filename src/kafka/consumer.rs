@@ -1,0 +1,234 @@
+//! The group member of the index walk, through librdkafka.
+//!
+//! Rebalances are not acted on inside librdkafka's callback: they are handed to the hub as data,
+//! which drains what is under way, commits, and only then lets partitions go. librdkafka keeps up
+//! the heartbeats meanwhile on threads of its own.
+//!
+//! Offsets are committed by the hub alone: the settled prefix of each partition, never what was
+//! merely polled.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use crate::config::{IndexConfig, KafkaConfig};
+use crate::error::Error;
+
+/// A partition of a topic.
+pub type Partition = (String, i32);
+
+/// What the group decided about this member's partitions.
+#[derive(Debug)]
+pub enum Rebalance {
+    /// These are added.
+    Assign(Vec<Partition>),
+    /// These go to others; with `lost`, they already have gone and must not be committed.
+    Revoke {
+        /// Which.
+        partitions: Vec<Partition>,
+        /// The session had ended.
+        lost: bool,
+    },
+}
+
+/// What one look at the group and its messages gave.
+pub enum Polled<'a> {
+    /// The next message; its bytes live in librdkafka.
+    Message(BorrowedMessage<'a>),
+    /// To be answered by [`Consumer::assign`] or [`Consumer::unassign`].
+    Rebalance(Rebalance),
+    /// Nothing in this time, or something that needs no act.
+    Nothing,
+}
+
+/// A member of a consumer group.
+pub struct Consumer {
+    inner: BaseConsumer<Context>,
+}
+
+#[derive(Default)]
+struct Context {
+    rebalances: Mutex<VecDeque<Rebalance>>,
+    /// The last complaint, so that each is logged once until it changes.
+    complaint: Mutex<String>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log::debug!("librdkafka: {facility}: {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.complain(&format!("{error}: {reason}"));
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        code: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let partitions: Vec<Partition> = partitions
+            .elements()
+            .iter()
+            .map(|element| (element.topic().to_owned(), element.partition()))
+            .collect();
+        let rebalance = match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assign(partitions),
+            _ => Rebalance::Revoke { partitions, lost: consumer.assignment_lost() },
+        };
+        self.rebalances.lock().expect("no holder panics").push_back(rebalance);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        match result {
+            Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
+            Err(error) => self.complain(&format!("cannot commit offsets: {error}")),
+        }
+    }
+}
+
+impl Context {
+    fn complain(&self, text: &str) {
+        let mut last = self.complaint.lock().expect("no holder panics");
+        if *last != text {
+            log::warn!("consumer: {text}");
+            text.clone_into(&mut last);
+        }
+    }
+}
+
+impl Consumer {
+    /// Joins the group.
+    ///
+    /// Errors: a property that librdkafka does not take. A cluster that is away is no error: it is
+    /// waited for.
+    pub fn join(kafka: &KafkaConfig, index: &IndexConfig) -> Result<Consumer, Error> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", kafka.bootstrap_servers.join(","))
+            .set("client.id", &kafka.client_id)
+            .set("group.id", &index.group_id)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("isolation.level", "read_committed")
+            .set("allow.auto.create.topics", kafka.allow_auto_create_topics.to_string())
+            // The client's own buffer is part of the memory bound: 8 MiB in place of 64.
+            .set("queued.max.messages.kbytes", "8192")
+            .set("fetch.max.bytes", "8388608")
+            .set("topic.metadata.refresh.interval.ms", "30000")
+            .set("socket.keepalive.enable", "true")
+            .set_log_level(RDKafkaLogLevel::Info);
+        for (name, value) in &kafka.consumer_options {
+            config.set(name, value);
+        }
+        let failed = |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
+        let inner: BaseConsumer<Context> =
+            config.create_with_context(Context::default()).map_err(failed)?;
+        let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();
+        inner.subscribe(&topics).map_err(failed)?;
+        Ok(Consumer { inner })
+    }
+
+    /// Serves the group and returns the next message, or a rebalance that is due.
+    pub fn poll(&self, timeout: Duration) -> Polled<'_> {
+        if let Some(rebalance) = self.next_rebalance() {
+            return Polled::Rebalance(rebalance);
+        }
+        match self.inner.poll(timeout) {
+            Some(Ok(message)) => {
+                self.recovered();
+                Polled::Message(message)
+            }
+            Some(Err(error)) => {
+                self.inner.context().complain(&error.to_string());
+                Polled::Nothing
+            }
+            None => self.next_rebalance().map_or(Polled::Nothing, Polled::Rebalance),
+        }
+    }
+
+    fn next_rebalance(&self) -> Option<Rebalance> {
+        self.inner.context().rebalances.lock().expect("no holder panics").pop_front()
+    }
+
+    fn recovered(&self) {
+        let mut last = self.inner.context().complaint.lock().expect("no holder panics");
+        if !last.is_empty() {
+            log::info!("consumer: messages come again");
+            last.clear();
+        }
+    }
+
+    /// Begins to fetch added partitions from their committed offsets.
+    pub fn assign(&self, partitions: &[Partition]) {
+        let list = list(partitions);
+        let result = match self.inner.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.inner.incremental_assign(&list),
+            _ => self.inner.assign(&list),
+        };
+        self.log_failure("take over partitions", result);
+    }
+
+    /// Lets partitions go.
+    pub fn unassign(&self, partitions: &[Partition]) {
+        let result = match self.inner.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.inner.incremental_unassign(&list(partitions)),
+            _ => self.inner.unassign(),
+        };
+        self.log_failure("let partitions go", result);
+    }
+
+    /// Stops fetching partitions; polling goes on.
+    pub fn pause(&self, partitions: &[Partition]) {
+        self.log_failure("pause partitions", self.inner.pause(&list(partitions)));
+    }
+
+    /// Fetches paused partitions again.
+    pub fn resume(&self, partitions: &[Partition]) {
+        self.log_failure("resume partitions", self.inner.resume(&list(partitions)));
+    }
+
+    /// Commits offsets, each the next one to be read; failures are logged, for the next commit
+    /// covers them.
+    pub fn commit(&self, offsets: &[(Partition, u64)], mode: CommitMode) {
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for ((topic, partition), offset) in offsets {
+            let offset = Offset::Offset(*offset as i64);
+            if let Err(error) = list.add_partition_offset(topic, *partition, offset) {
+                log::error!("cannot commit {offset:?} of {topic}-{partition}: {error}");
+            }
+        }
+        self.log_failure("commit offsets", self.inner.commit(&list, mode));
+    }
+
+    fn log_failure(&self, attempt: &str, result: KafkaResult<()>) {
+        if let Err(error) = result {
+            self.inner.context().complain(&format!("cannot {attempt}: {error}"));
+        }
+    }
+}
+
+fn list(partitions: &[Partition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (topic, partition) in partitions {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
+/// Returns the time of a message in milliseconds since 1970; 0 where it has none.
+pub fn timestamp_ms(message: &BorrowedMessage<'_>) -> i64 {
+    message.timestamp().to_millis().unwrap_or(0)
+}

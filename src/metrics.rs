@@ -1,0 +1,159 @@
+//! What both walks count.
+//!
+//! Counters are added to once per buffer or batch, never per line. They obey the conservation
+//! laws of the promise, which every end-to-end test asserts:
+//!
+//! - tail: `bytes_read = bytes_acked + bytes_dropped + bytes under way`, where bytes that were cut
+//!   off over-long lines belong to the ground of their event;
+//! - index: `consumed = indexed + duplicates + archived + archived_before + error_topic -
+//!   error_topic_also + dead_letter + rejected + dropped + given_up + records under way`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Returns the sum of all that was added.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters of the tail walk since its start.
+#[derive(Debug, Default)]
+pub struct TailCounters {
+    /// Lives of files that were opened.
+    pub files_opened: Counter,
+    /// Rotated or deleted files that were read to their end, all of it settled.
+    pub files_finished: Counter,
+    /// Files that were found shorter than, or other than, what had been read of them.
+    pub files_truncated: Counter,
+    /// Names that match an input and cannot be read.
+    pub files_refused: Counter,
+    /// Bytes read from files.
+    pub bytes_read: Counter,
+    /// Lines in the events that were put into batches.
+    pub lines_read: Counter,
+    /// Events that were put into batches.
+    pub events_read: Counter,
+    /// Events that lost the end of an over-long line.
+    pub events_cut: Counter,
+    /// Bytes of over-long lines that were cut off.
+    pub bytes_cut: Counter,
+    /// Records that the broker acknowledged.
+    pub records_acked: Counter,
+    /// Bytes of files that the broker acknowledged, as ground.
+    pub bytes_acked: Counter,
+    /// Records that the broker can never take; they lie in the state directory.
+    pub records_rejected: Counter,
+    /// Batches that the broker acknowledged.
+    pub batches_acked: Counter,
+}
+
+impl fmt::Display for TailCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counters = [
+            ("files_opened", &self.files_opened),
+            ("files_finished", &self.files_finished),
+            ("files_truncated", &self.files_truncated),
+            ("files_refused", &self.files_refused),
+            ("bytes_read", &self.bytes_read),
+            ("lines_read", &self.lines_read),
+            ("events_read", &self.events_read),
+            ("events_cut", &self.events_cut),
+            ("bytes_cut", &self.bytes_cut),
+            ("records_acked", &self.records_acked),
+            ("bytes_acked", &self.bytes_acked),
+            ("records_rejected", &self.records_rejected),
+            ("batches_acked", &self.batches_acked),
+        ];
+        write_counters(f, &counters)
+    }
+}
+
+/// Counters of the index walk since its start.
+#[derive(Debug, Default)]
+pub struct IndexCounters {
+    /// Records in batches that were cut.
+    pub consumed: Counter,
+    /// Records whose document was made in Elasticsearch.
+    pub indexed: Counter,
+    /// Records whose document was there already, under the same id.
+    pub duplicates: Counter,
+    /// Records whose document went to the archive.
+    pub archived: Counter,
+    /// Records whose document was in the archive already.
+    pub archived_before: Counter,
+    /// Records that the error topic acknowledged.
+    pub error_topic: Counter,
+    /// Of those, records that were indexed or archived too, and count there as well.
+    pub error_topic_also: Counter,
+    /// Records that the dead-letter topic acknowledged.
+    pub dead_letter: Counter,
+    /// Records that no topic can take; they lie in the state directory.
+    pub rejected: Counter,
+    /// Records that a route drops, all routes together.
+    pub dropped: Counter,
+    /// Records in batches that were given up at a stop; they are consumed again.
+    pub given_up: Counter,
+    /// Bulk requests to Elasticsearch.
+    pub bulk_requests: Counter,
+    /// Items of bulk requests that were sent again.
+    pub bulk_items_retried: Counter,
+}
+
+impl IndexCounters {
+    /// Returns how many records have come to their end: all that were consumed, once nothing is
+    /// under way.
+    pub fn n_ended(&self) -> u64 {
+        let ends = [
+            &self.indexed,
+            &self.duplicates,
+            &self.archived,
+            &self.archived_before,
+            &self.error_topic,
+            &self.dead_letter,
+            &self.rejected,
+            &self.dropped,
+            &self.given_up,
+        ];
+        ends.iter().map(|counter| counter.get()).sum::<u64>() - self.error_topic_also.get()
+    }
+}
+
+impl fmt::Display for IndexCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counters = [
+            ("consumed", &self.consumed),
+            ("indexed", &self.indexed),
+            ("duplicates", &self.duplicates),
+            ("archived", &self.archived),
+            ("archived_before", &self.archived_before),
+            ("error_topic", &self.error_topic),
+            ("error_topic_also", &self.error_topic_also),
+            ("dead_letter", &self.dead_letter),
+            ("rejected", &self.rejected),
+            ("dropped", &self.dropped),
+            ("given_up", &self.given_up),
+            ("bulk_requests", &self.bulk_requests),
+            ("bulk_items_retried", &self.bulk_items_retried),
+        ];
+        write_counters(f, &counters)
+    }
+}
+
+fn write_counters(f: &mut fmt::Formatter<'_>, counters: &[(&str, &Counter)]) -> fmt::Result {
+    for (at, (name, counter)) in counters.iter().enumerate() {
+        let space = if at == 0 { "" } else { " " };
+        write!(f, "{space}{name}={}", counter.get())?;
+    }
+    Ok(())
+}

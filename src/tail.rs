@@ -1,0 +1,1320 @@
+//! Walk 1: files -> topic. One hub owns all state and holds the control flow.
+//!
+//! A *stream* is what is written under one path, through all its rotations; it is a queue of
+//! *lives*, oldest first. Only the first life of the queue is read. Its successor's first byte is
+//! not shipped before it has been read to its end, and that end is looked for once more *after*
+//! the successor was seen to hold bytes: whatever the writer put into the old file before it
+//! turned to the new one is then read. The old file stays open for `rotate_grace`; what is still
+//! appended to it is shipped too, behind its successor's first events: the one stated exception
+//! from the order.
+//!
+//! The hub reads only while a batch can be sealed, so that nothing it does can block: no room
+//! means that files wait, where they are safe.
+
+pub mod discover;
+pub mod encode;
+pub mod fingerprint;
+pub mod lines;
+pub mod multiline;
+pub mod registry;
+mod rejected;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
+
+use crate::batch::Batch;
+use crate::config::{Config, InputConfig, StartAt};
+use crate::error::Error;
+use crate::kafka::producer::{Delivery, Producer, Receipt};
+use crate::kafka::record_batch::{RecordArena, partition_for};
+use crate::ledger::Ledger;
+use crate::metrics::TailCounters;
+use crate::record::{BatchId, SourceId, Span};
+
+use discover::{Found, Hint, Hints};
+use encode::Origin;
+use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat, read_range};
+use multiline::EventBuffer;
+use registry::{Entry, Registry, Saver, StoredPath};
+use rejected::RejectedFile;
+
+/// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
+const TURN_BYTES: usize = 1024 * 1024;
+
+/// Finished lives remembered for each stream whose rotated files no input matches. A later
+/// rotated file is known to be unread by its later last write, so few are needed.
+const FINISHED_KEPT: usize = 3;
+
+/// Shortest time between two scans that notices ask for.
+const SCAN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Reads files and ships them until `stop` has a message or is disconnected, then drains.
+///
+/// Errors: whatever makes going on unsafe; [`Error::Unfinished`] where the drain took longer than
+/// `tail.shutdown_timeout`. The registry is saved in either case.
+pub fn run(config: &Config, counters: &TailCounters, stop: &Receiver<()>) -> Result<(), Error> {
+    let (registry, entries) = Registry::open(&config.state_dir, &config.host)?;
+    let producer = Producer::start(&config.kafka, config.batch.compression)?;
+    let mut hub = Hub::new(config, counters, producer, registry.into_saver()?, entries);
+    hub.first_scan();
+    hub.walk(stop)?;
+    hub.drain_and_save()
+}
+
+struct Hub<'a> {
+    config: &'a Config,
+    counters: &'a TailCounters,
+    producer: Producer,
+    replies: Sender<Delivery>,
+    deliveries: Receiver<Delivery>,
+    hints: Hints,
+    saver: Saver,
+    rejected: RejectedFile,
+
+    inputs: Vec<Arc<InputConfig>>,
+    streams: Vec<Stream>,
+    stream_of: HashMap<PathBuf, usize>,
+    lives: HashMap<SourceId, Life>,
+    by_inode: HashMap<Inode, SourceId>,
+    by_name: HashMap<PathBuf, SourceId>,
+    finished: HashMap<Inode, Finished>,
+    /// What the registry said and no file has been found for yet.
+    restored: Vec<Entry>,
+    had_registry: bool,
+    refused: HashSet<PathBuf>,
+    n_scans: u64,
+    next_source: u32,
+
+    topics: HashMap<Arc<str>, Option<i32>>,
+    open: Vec<OpenBatch>,
+    spare: Vec<RecordArena>,
+    ledger: Ledger,
+    under_way: usize,
+    records_under_way: u64,
+    next_batch: u64,
+
+    ready: VecDeque<SourceId>,
+    timers: BTreeSet<(Instant, SourceId)>,
+    room: Vec<u8>,
+    scratch: Vec<u8>,
+    scan_due: Instant,
+
+    dirty: bool,
+    saving: bool,
+    save_due: Instant,
+    save_failed: bool,
+}
+
+struct Stream {
+    path: PathBuf,
+    input: Arc<InputConfig>,
+    topic: Arc<str>,
+    key: Vec<u8>,
+    /// Index of its open batch, known with the topic's partitions.
+    slot: Option<usize>,
+    /// Lives that are not read to their end, oldest first; only the first is read.
+    queue: VecDeque<SourceId>,
+    /// Last write to any life that is known.
+    newest_mtime_ns: Option<i64>,
+    /// Finished lives that no input matches, oldest first.
+    finished: VecDeque<Inode>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Behind another life of its stream.
+    Waiting,
+    /// First of its stream.
+    Reading,
+    /// Its successor is read; late bytes are still shipped.
+    Lingering,
+    /// Read to its end; waits for receipts.
+    Closing,
+}
+
+struct Life {
+    source: SourceId,
+    stream: usize,
+    phase: Phase,
+    /// Its name when last seen.
+    name: PathBuf,
+    /// It is not, or no longer, what its stream's path names.
+    rotated: bool,
+    file: File,
+    /// As last looked at.
+    stat: Stat,
+    number: u32,
+    file_id: Option<String>,
+    origin: Option<Origin>,
+    events: EventBuffer,
+    /// The last read found no more bytes.
+    at_end: bool,
+    /// The bytes right before the end that was reached.
+    last_bytes: Vec<u8>,
+    /// Its successor was seen to hold bytes before the last read.
+    successor_seen: bool,
+    /// The bytes that were read are not the file's any more.
+    replaced: bool,
+    grown_at: Instant,
+    head: Checksum,
+    /// The offset that `guard` guards.
+    saved_offset: Option<u64>,
+    guard: Checksum,
+    queued: bool,
+    deadline: Option<Instant>,
+    seen_in_scan: u64,
+}
+
+struct Finished {
+    entry: Entry,
+    /// The last scan that matched it; 0 if none ever did.
+    seen_in_scan: u64,
+}
+
+struct OpenBatch {
+    topic: Arc<str>,
+    partition: i32,
+    records: RecordArena,
+    spans: Vec<Span>,
+    since: Option<Instant>,
+}
+
+/// How a life's turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Others have their turn; there is more to read.
+    More,
+    /// No batch can be sealed now.
+    Blocked,
+    /// Read to its present end; look again at the instant, or when it grows.
+    Wait(Option<Instant>),
+    /// Read to its end, and its writer has moved on.
+    HandOver,
+    /// Read to its end for good.
+    Over,
+    /// Everything that was read has left; the file now holds something else.
+    Replaced,
+}
+
+impl<'a> Hub<'a> {
+    fn new(
+        config: &'a Config,
+        counters: &'a TailCounters,
+        producer: Producer,
+        saver: Saver,
+        restored: Vec<Entry>,
+    ) -> Hub<'a> {
+        // Unbounded, yet never fuller than the batches under way: the bound is the ledger's.
+        let (replies, deliveries) = unbounded();
+        let now = Instant::now();
+        Hub {
+            config,
+            counters,
+            producer,
+            replies,
+            deliveries,
+            hints: Hints::new(),
+            saver,
+            rejected: RejectedFile::new(&config.state_dir),
+            inputs: config.input.iter().cloned().map(Arc::new).collect(),
+            streams: Vec::new(),
+            stream_of: HashMap::new(),
+            lives: HashMap::new(),
+            by_inode: HashMap::new(),
+            by_name: HashMap::new(),
+            finished: HashMap::new(),
+            had_registry: !restored.is_empty(),
+            restored,
+            refused: HashSet::new(),
+            n_scans: 0,
+            next_source: 0,
+            topics: HashMap::new(),
+            open: Vec::new(),
+            spare: Vec::new(),
+            ledger: Ledger::default(),
+            under_way: 0,
+            records_under_way: 0,
+            next_batch: 0,
+            ready: VecDeque::new(),
+            timers: BTreeSet::new(),
+            room: Vec::new(),
+            scratch: Vec::new(),
+            scan_due: now,
+            dirty: false,
+            saving: false,
+            save_due: now,
+            save_failed: false,
+        }
+    }
+
+    // ---- the walk ----
+
+    fn walk(&mut self, stop: &Receiver<()>) -> Result<(), Error> {
+        loop {
+            while let Ok(delivery) = self.deliveries.try_recv() {
+                self.on_delivery(delivery)?;
+            }
+            let now = Instant::now();
+            self.on_timers(now);
+            self.seal_lingering(now);
+            if now >= self.scan_due {
+                self.scan(false);
+            }
+            self.save_if_due(now);
+            let blocked = !self.read_ready();
+
+            let wait = if blocked || self.ready.is_empty() {
+                self.next_deadline().saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
+            let hints = self.hints.receiver.clone();
+            let saved = if self.saving { self.saver.results.clone() } else { never() };
+            select! {
+                recv(self.deliveries) -> delivery => {
+                    self.on_delivery(delivery.expect("the hub holds a sender"))?;
+                }
+                recv(hints) -> hint => if let Ok(hint) = hint { self.on_hint(hint) },
+                recv(saved) -> result => self.on_saved(result),
+                recv(stop) -> _ => return Ok(()),
+                default(wait) => {}
+            }
+        }
+    }
+
+    /// Gives each ready file a turn; `false` if no batch could be sealed.
+    fn read_ready(&mut self) -> bool {
+        for _ in 0..self.ready.len() {
+            let Some(source) = self.ready.pop_front() else { break };
+            if !self.bound_open_batches() {
+                self.ready.push_front(source);
+                return false;
+            }
+            let Some(mut life) = self.lives.remove(&source) else { continue };
+            life.queued = false;
+            self.timers_remove(&mut life);
+            life.events.attach(std::mem::take(&mut self.room));
+            let turn = self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
+            if life.at_end {
+                life.last_bytes = life.events.last_bytes(GUARD_BYTES_MAX).to_vec();
+            }
+            self.room = life.events.detach();
+            self.lives.insert(source, life);
+            if !self.after_turn(source, turn) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn on_read_error(&mut self, life: &Life, error: &io::Error) -> Turn {
+        self.warn_once(&life.name, &format!("cannot be read: {error}"));
+        Turn::Wait(Some(Instant::now() + self.config.tail.scan_interval))
+    }
+
+    /// Reads one file for a while and puts its events into batches.
+    fn turn(&mut self, life: &mut Life) -> io::Result<Turn> {
+        let input = Arc::clone(&self.streams[life.stream].input);
+        let now = Instant::now();
+        let timestamp_ms = unix_ms();
+        let mut n_read = 0;
+        loop {
+            if !self.put_events(life, &input, timestamp_ms, now) {
+                return Ok(Turn::Blocked);
+            }
+            if n_read >= TURN_BYTES {
+                return Ok(Turn::More);
+            }
+            if !life.at_end {
+                let n = life.events.read_from(&life.file)?;
+                life.at_end = n == 0;
+                if n > 0 {
+                    n_read += n;
+                    self.counters.bytes_read.add(n as u64);
+                    life.grown_at = now;
+                }
+                continue;
+            }
+            if !life.replaced {
+                match life.look()? {
+                    Look::Same => {}
+                    Look::Grown => {
+                        life.at_end = false;
+                        continue;
+                    }
+                    Look::Replaced => life.replaced = true,
+                }
+            }
+            match self.at_end(life, &input, now) {
+                Some(turn) => return Ok(turn),
+                None => continue,
+            }
+        }
+    }
+
+    /// Decides about a file that was read to its present end; `None` if there is more to put into
+    /// batches or to read.
+    fn at_end(&self, life: &mut Life, input: &InputConfig, now: Instant) -> Option<Turn> {
+        let grace_over = life.grown_at + self.config.tail.rotate_grace;
+        if life.replaced || (life.rotated && now >= grace_over) {
+            if life.events.has_open() || life.events.has_partial() {
+                life.events.finish(&input.multiline);
+                return None;
+            }
+            return Some(if life.replaced { Turn::Replaced } else { Turn::Over });
+        }
+        if life.phase == Phase::Reading && self.successor_has_bytes(life) {
+            if !life.successor_seen {
+                life.successor_seen = true;
+                life.at_end = false;
+                return None;
+            }
+            if !life.events.has_partial() {
+                if life.events.has_open() {
+                    life.events.flush();
+                    return None;
+                }
+                return Some(Turn::HandOver);
+            }
+        }
+        let mut deadline = life.rotated.then_some(grace_over);
+        if life.events.has_open() {
+            let event_over = life.grown_at + input.event_timeout;
+            if now >= event_over {
+                life.events.flush();
+                return None;
+            }
+            deadline = Some(deadline.map_or(event_over, |grace| grace.min(event_over)));
+        }
+        Some(Turn::Wait(deadline))
+    }
+
+    fn successor_has_bytes(&self, life: &Life) -> bool {
+        let successor = self.streams[life.stream].queue.get(1).and_then(|next| self.lives.get(next));
+        successor.is_some_and(|next| Stat::of(&next.file).is_ok_and(|stat| stat.size > 0))
+    }
+
+    /// Acts on how a turn ended; `false` if no batch could be sealed.
+    fn after_turn(&mut self, source: SourceId, turn: Turn) -> bool {
+        match turn {
+            Turn::More => self.enqueue(source),
+            Turn::Blocked => {
+                self.enqueue_first(source);
+                return false;
+            }
+            Turn::Wait(deadline) => self.timers_set(source, deadline),
+            Turn::HandOver => {
+                self.set_phase(source, Phase::Lingering);
+                self.next_life(source);
+                self.enqueue(source);
+            }
+            Turn::Over => {
+                if self.lives[&source].phase == Phase::Reading {
+                    self.next_life(source);
+                }
+                self.set_phase(source, Phase::Closing);
+                self.close_if_settled(source);
+            }
+            Turn::Replaced => self.begin_new_life(source),
+        }
+        true
+    }
+
+    fn set_phase(&mut self, source: SourceId, phase: Phase) {
+        self.lives.get_mut(&source).expect("the life had its turn").phase = phase;
+    }
+
+    /// Takes a life off its stream's queue and begins to read the next.
+    fn next_life(&mut self, source: SourceId) {
+        let stream = &mut self.streams[self.lives[&source].stream];
+        let first = stream.queue.pop_front();
+        assert_eq!(first, Some(source), "only the first of a queue is read");
+        if let Some(&next) = stream.queue.front() {
+            self.set_phase(next, Phase::Reading);
+            self.enqueue(next);
+        }
+    }
+
+    /// Puts complete events into the stream's open batch; `false` if no batch could be sealed.
+    fn put_events(
+        &mut self,
+        life: &mut Life,
+        input: &InputConfig,
+        timestamp_ms: i64,
+        now: Instant,
+    ) -> bool {
+        let slot = self.streams[life.stream].slot.expect("only streams with a partition are read");
+        let (mut n_events, mut n_lines, mut has_room) = (0, 0, true);
+        while let Some(event) = life.events.peek(&input.multiline) {
+            if life.origin.is_none() {
+                self.name_life(life, &event);
+            }
+            let origin = life.origin.as_ref().expect("named above");
+            let content = life.events.content(&event);
+            let size = content.len() + origin.overhead();
+            if !self.open[slot].has_room(size, self.config) && !self.seal(slot) {
+                has_room = false;
+                break;
+            }
+            let batch = &mut self.open[slot];
+            batch.since.get_or_insert(now);
+            origin.encode(timestamp_ms, &event, content, &mut self.scratch, &mut batch.records);
+            batch.cover(life.source, event.start, event.end);
+            if event.cut > 0 {
+                self.counters.events_cut.add(1);
+                self.counters.bytes_cut.add(event.cut);
+            }
+            n_events += 1;
+            n_lines += u64::from(event.n_lines);
+            life.events.consume();
+        }
+        self.counters.events_read.add(n_events);
+        self.counters.lines_read.add(n_lines);
+        has_room
+    }
+
+    fn name_life(&self, life: &mut Life, event: &multiline::Event) {
+        let stream = &self.streams[life.stream];
+        let content = life.events.content(event);
+        let file_id = life
+            .file_id
+            .get_or_insert_with(|| fingerprint::file_id(&life.stat, life.number, content));
+        let path = stream.path.as_os_str().as_bytes();
+        life.origin = Some(Origin::new(&self.config.host, path, file_id, &stream.input.fields));
+    }
+
+    // ---- batches ----
+
+    /// Sends the open batch of a slot; `false` while as many as may be are under way.
+    fn seal(&mut self, slot: usize) -> bool {
+        if self.under_way >= self.config.batch.in_flight_max {
+            return false;
+        }
+        let spare = self.spare.pop();
+        let fresh = spare.unwrap_or_else(|| RecordArena::with_capacity(self.config.batch.bytes_max));
+        let open = &mut self.open[slot];
+        let batch = Batch {
+            id: BatchId(self.next_batch),
+            topic: Arc::clone(&open.topic),
+            partition: open.partition,
+            records: std::mem::replace(&mut open.records, fresh),
+            spans: std::mem::take(&mut open.spans),
+        };
+        open.since = None;
+        self.next_batch += 1;
+        self.under_way += 1;
+        self.records_under_way += u64::from(batch.records.count());
+        self.ledger.take(&batch.spans);
+        self.producer.send(batch, &self.replies);
+        true
+    }
+
+    /// Seals the largest open batch while all of them together hold more than may be under way;
+    /// `false` if that cannot be.
+    fn bound_open_batches(&mut self) -> bool {
+        let bytes_max = self.config.batch.in_flight_max * self.config.batch.bytes_max;
+        while self.open.iter().map(|open| open.records.len()).sum::<usize>() > bytes_max {
+            let largest = (0..self.open.len()).max_by_key(|&slot| self.open[slot].records.len());
+            if !self.seal(largest.expect("their sum is not zero")) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Seals batches whose first record has waited long enough, as far as there is room.
+    fn seal_lingering(&mut self, now: Instant) {
+        let linger = self.config.batch.linger;
+        for slot in 0..self.open.len() {
+            let is_due = self.open[slot].since.is_some_and(|since| now >= since + linger);
+            if is_due && !self.seal(slot) {
+                return;
+            }
+        }
+    }
+
+    fn on_delivery(&mut self, delivery: Delivery) -> Result<(), Error> {
+        match delivery {
+            Delivery::Topic { topic, n_partitions } => self.on_topic(&topic, n_partitions),
+            Delivery::Recycled(mut records) => {
+                records.clear();
+                self.spare.push(records);
+            }
+            Delivery::Settled(receipt) => self.on_receipt(receipt)?,
+            Delivery::Fatal(problem) => return Err(Error::Kafka { problem }),
+        }
+        Ok(())
+    }
+
+    fn on_receipt(&mut self, receipt: Receipt) -> Result<(), Error> {
+        // Before its ground is settled, or a crash between the two would lose the record.
+        self.rejected.append(&receipt)?;
+        let n_rejected = receipt.rejects.len() as u64;
+        self.under_way -= 1;
+        self.records_under_way -= u64::from(receipt.n_records);
+        self.ledger.settle(&receipt.spans);
+        self.dirty = true;
+        self.counters.records_rejected.add(n_rejected);
+        self.counters.records_acked.add(u64::from(receipt.n_records) - n_rejected);
+        self.counters.bytes_acked.add(receipt.spans.iter().map(|span| span.end - span.start).sum());
+        self.counters.batches_acked.add(1);
+        for span in &receipt.spans {
+            self.close_if_settled(span.source);
+            self.forget_if_replaced(span.source);
+        }
+        Ok(())
+    }
+
+    fn on_topic(&mut self, topic: &Arc<str>, n_partitions: i32) {
+        self.topics.insert(Arc::clone(topic), Some(n_partitions));
+        for at in 0..self.streams.len() {
+            if self.streams[at].topic == *topic {
+                self.assign_slot(at, n_partitions);
+            }
+        }
+        let lives: Vec<_> = self.lives.keys().copied().collect();
+        lives.into_iter().for_each(|source| self.enqueue(source));
+    }
+
+    fn assign_slot(&mut self, stream: usize, n_partitions: i32) {
+        let stream = &mut self.streams[stream];
+        let partition = partition_for(&stream.key, n_partitions);
+        let same = |open: &OpenBatch| open.topic == stream.topic && open.partition == partition;
+        stream.slot = Some(self.open.iter().position(same).unwrap_or_else(|| {
+            self.open.push(OpenBatch {
+                topic: Arc::clone(&stream.topic),
+                partition,
+                records: RecordArena::default(),
+                spans: Vec::new(),
+                since: None,
+            });
+            self.open.len() - 1
+        }));
+    }
+
+    // ---- files ----
+
+    fn first_scan(&mut self) {
+        self.scan(true);
+        let left = std::mem::take(&mut self.restored);
+        let (gone, kept): (Vec<Entry>, Vec<Entry>) = left.into_iter().partition(is_gone);
+        // A file that cannot be opened now, or that no input matches now, is not forgotten.
+        self.restored = kept;
+        for entry in gone {
+            if !entry.done {
+                log::warn!(
+                    "file gone while stopped: path={} name={} offset={}; what was written after \
+                     this offset is lost",
+                    PathBuf::from(&entry.path).display(),
+                    PathBuf::from(&entry.name).display(),
+                    entry.offset
+                );
+            }
+        }
+    }
+
+    /// Looks at all names: new files, renamed files, files that are gone.
+    fn scan(&mut self, first: bool) {
+        self.n_scans += 1;
+        self.scan_due = Instant::now() + self.config.tail.scan_interval;
+        let scan = discover::scan(&self.config.input);
+        for (path, reason) in &scan.refused {
+            self.warn_once(path, reason);
+        }
+        let mut arrivals: HashMap<usize, Vec<Found>> = HashMap::new();
+        self.by_name.clear();
+        for found in scan.found {
+            if self.is_known(&found) {
+                continue;
+            }
+            let stream = self.stream_for(&discover::written_under(&found.path), found.input);
+            arrivals.entry(stream).or_default().push(found);
+        }
+        if first {
+            self.find_restored(&mut arrivals);
+        }
+        self.watch_folders(&arrivals);
+        for (stream, mut found) in arrivals {
+            self.add_missed_siblings(stream, &mut found);
+            let path = &self.streams[stream].path;
+            found.sort_by_cached_key(|found| {
+                let is_current = found.path == *path;
+                (is_current, found.stat.mtime_ns, found.stat.btime_ns, found.path.clone())
+            });
+            found.dedup_by_key(|found| found.stat.inode);
+            for found in found {
+                self.add_file(stream, found, first);
+            }
+        }
+        if !scan.incomplete {
+            self.note_absent();
+        }
+        self.look_at_open_files();
+    }
+
+    /// Tells whether a found name belongs to a life that is known, and notes the name.
+    fn is_known(&mut self, found: &Found) -> bool {
+        if let Some(source) = self.by_inode.get(&found.stat.inode) {
+            let life = self.lives.get_mut(source).expect("inodes of open lives");
+            if life.seen_in_scan != self.n_scans {
+                let rotated = found.path != self.streams[life.stream].path;
+                if rotated && life.name != found.path {
+                    log::info!(
+                        "file rotated: path={} name={} read_offset={}",
+                        self.streams[life.stream].path.display(),
+                        found.path.display(),
+                        life.events.read_offset()
+                    );
+                }
+                life.seen_in_scan = self.n_scans;
+                life.rotated = rotated;
+                life.name.clone_from(&found.path);
+            }
+            self.by_name.insert(found.path.clone(), *source);
+            return true;
+        }
+        if let Some(finished) = self.finished.get_mut(&found.stat.inode) {
+            finished.seen_in_scan = self.n_scans;
+            let entry = &mut finished.entry;
+            if entry.btime_ns == found.stat.btime_ns && entry.offset == found.stat.size {
+                entry.name = StoredPath::from(found.path.as_path());
+                return true;
+            }
+        }
+        false
+    }
+
+    fn stream_for(&mut self, path: &Path, input: usize) -> usize {
+        if let Some(&stream) = self.stream_of.get(path) {
+            return stream;
+        }
+        let input = Arc::clone(&self.inputs[input]);
+        let topic: Arc<str> = input.topic.as_str().into();
+        let newest = self.restored.iter().filter(|entry| PathBuf::from(&entry.path) == path);
+        self.streams.push(Stream {
+            path: path.to_path_buf(),
+            input,
+            topic: Arc::clone(&topic),
+            key: encode::key(&self.config.host, path.as_os_str().as_bytes()),
+            slot: None,
+            queue: VecDeque::new(),
+            newest_mtime_ns: newest.map(|entry| entry.mtime_ns).max(),
+            finished: VecDeque::new(),
+        });
+        let stream = self.streams.len() - 1;
+        self.stream_of.insert(path.to_path_buf(), stream);
+        match self.topics.get(&topic) {
+            Some(Some(n_partitions)) => self.assign_slot(stream, *n_partitions),
+            Some(None) => {}
+            None => {
+                self.topics.insert(Arc::clone(&topic), None);
+                self.producer.describe(&topic, &self.replies);
+            }
+        }
+        stream
+    }
+
+    /// Finds what the registry knows under names that no input matches: files that were renamed
+    /// while the shipper was stopped.
+    fn find_restored(&mut self, arrivals: &mut HashMap<usize, Vec<Found>>) {
+        let mut paths: Vec<PathBuf> =
+            self.restored.iter().map(|entry| PathBuf::from(&entry.path)).collect();
+        paths.sort();
+        paths.dedup();
+        for path in paths {
+            let Some(input) = self.input_for(&path) else { continue };
+            let Ok(neighbours) = discover::neighbours(&path) else { continue };
+            let stream = self.stream_for(&path, input);
+            let found = arrivals.entry(stream).or_default();
+            let entries: Vec<&Entry> =
+                self.restored.iter().filter(|entry| PathBuf::from(&entry.path) == path).collect();
+            for (name, stat) in neighbours {
+                let is_entry = |entry: &&Entry| {
+                    entry.inode.ino == stat.inode.ino && entry.btime_ns == stat.btime_ns
+                };
+                let is_new = found.iter().all(|found| found.stat.inode != stat.inode);
+                if is_new && entries.iter().any(is_entry) {
+                    found.push(Found { path: name, input, stat });
+                }
+            }
+        }
+    }
+
+    /// Returns the input that a path belongs to, whether a file is there or not.
+    fn input_for(&self, path: &Path) -> Option<usize> {
+        self.config.input.iter().position(|input| {
+            let matches = |pattern: &String| {
+                glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_path(path))
+            };
+            input.paths.iter().any(matches) && !discover::is_excluded(path, &input.exclude)
+        })
+    }
+
+    /// Adds rotated files that were created and renamed between two looks: those of the stream
+    /// that were written to later than every life that is known.
+    fn add_missed_siblings(&mut self, stream: usize, found: &mut Vec<Found>) {
+        let mut newest = self.streams[stream].newest_mtime_ns;
+        for life in self.lives.values().filter(|life| life.stream == stream) {
+            let mtime = Stat::of(&life.file).unwrap_or(life.stat).mtime_ns;
+            newest = newest.max(Some(mtime));
+        }
+        let Some(newest) = newest else { return };
+        let Stream { path, input, .. } = &self.streams[stream];
+        let Ok(neighbours) = discover::neighbours(path) else { return };
+        for (name, stat) in neighbours {
+            let is_sibling = name != *path && discover::written_under(&name) == *path;
+            let is_known = self.by_inode.contains_key(&stat.inode)
+                || self.finished.contains_key(&stat.inode)
+                || found.iter().any(|found| found.stat.inode == stat.inode);
+            if is_sibling
+                && !is_known
+                && stat.mtime_ns >= newest
+                && !discover::is_excluded(&name, &input.exclude)
+            {
+                found.push(Found { path: name, input: 0, stat });
+            }
+        }
+    }
+
+    /// Opens a file that is new, or known from the registry, or grew after it was finished.
+    fn add_file(&mut self, stream: usize, found: Found, first: bool) {
+        let (file, stat) = match discover::open(&found.path) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.warn_once(&found.path, &error.to_string()),
+        };
+        if self.by_inode.contains_key(&stat.inode) {
+            return;
+        }
+        self.refused.remove(&found.path);
+        let known = self.take_entry(&stat);
+        let mut begin = Begin { offset: 0, number: 0, file_id: None, late: false };
+        match known.as_ref().map(|entry| compare(entry, &file, &stat)) {
+            Some(Ok(Identity::Same)) => {
+                let entry = known.expect("compared");
+                if entry.done && entry.offset == stat.size {
+                    let entry = Entry { name: found.path.as_path().into(), ..entry };
+                    self.remember(stream, entry, stat.inode, self.n_scans);
+                    return;
+                }
+                log::info!("file resumed: name={} offset={}", found.path.display(), entry.offset);
+                begin.offset = entry.offset;
+                begin.number = entry.life;
+                begin.file_id = entry.file_id;
+                begin.late = entry.done;
+            }
+            Some(Ok(Identity::NewLife)) => {
+                let entry = known.expect("compared");
+                self.log_truncated(&found.path, entry.offset, stat.size);
+                begin.number = entry.life + 1;
+            }
+            Some(Err(error)) => return self.warn_once(&found.path, &error.to_string()),
+            Some(Ok(Identity::Other)) | None => {
+                let input = &self.streams[stream].input;
+                if first && input.start_at == StartAt::End && !self.had_registry {
+                    begin.offset = stat.size;
+                }
+                log::info!("file found: name={} offset={}", found.path.display(), begin.offset);
+            }
+        }
+        self.open_life(stream, found.path, file, stat, begin);
+    }
+
+    /// Returns, and forgets, what is remembered of a file.
+    fn take_entry(&mut self, stat: &Stat) -> Option<Entry> {
+        if let Some(finished) = self.finished.remove(&stat.inode) {
+            return Some(finished.entry);
+        }
+        // The device's number may be another one since the host was started again.
+        let is_file = |entry: &Entry| {
+            entry.inode.ino == stat.inode.ino
+                && entry.btime_ns == stat.btime_ns
+                && (entry.btime_ns.is_some() || entry.inode.dev == stat.inode.dev)
+        };
+        let at = self.restored.iter().position(is_file)?;
+        Some(self.restored.swap_remove(at))
+    }
+
+    fn open_life(&mut self, stream: usize, name: PathBuf, file: File, stat: Stat, begin: Begin) {
+        let source = SourceId(self.next_source);
+        self.next_source += 1;
+        self.counters.files_opened.add(1);
+        self.ledger.open(source, begin.offset);
+        let input = &self.streams[stream].input;
+        let rotated = name != self.streams[stream].path;
+        let phase = match (begin.late, self.streams[stream].queue.is_empty()) {
+            (true, _) => Phase::Lingering,
+            (false, true) => Phase::Reading,
+            (false, false) => Phase::Waiting,
+        };
+        self.by_inode.insert(stat.inode, source);
+        self.by_name.insert(name.clone(), source);
+        let life = Life {
+            source,
+            stream,
+            phase,
+            name,
+            rotated,
+            events: EventBuffer::new(begin.offset, input.line_bytes_max, input.event_bytes_max),
+            file,
+            stat,
+            number: begin.number,
+            file_id: begin.file_id,
+            origin: None,
+            at_end: false,
+            last_bytes: Vec::new(),
+            successor_seen: false,
+            replaced: false,
+            grown_at: Instant::now(),
+            head: Checksum::default(),
+            saved_offset: None,
+            guard: Checksum::default(),
+            queued: false,
+            deadline: None,
+            seen_in_scan: self.n_scans,
+        };
+        let life = self.lives.entry(source).or_insert(life);
+        if let Some(file_id) = &life.file_id {
+            let Stream { path, input, .. } = &self.streams[stream];
+            let path = path.as_os_str().as_bytes();
+            life.origin = Some(Origin::new(&self.config.host, path, file_id, &input.fields));
+        }
+        if phase != Phase::Lingering {
+            self.streams[stream].queue.push_back(source);
+        }
+        self.dirty = true;
+        self.enqueue(source);
+    }
+
+    /// Begins at byte 0 of a file that was truncated or overwritten.
+    fn begin_new_life(&mut self, source: SourceId) {
+        let old = self.lives.remove(&source).expect("the life had its turn");
+        self.timers.retain(|(_, timed)| *timed != source);
+        self.by_inode.remove(&old.stat.inode);
+        let size = Stat::of(&old.file).map_or(0, |stat| stat.size);
+        self.log_truncated(&old.name, old.events.read_offset(), size);
+        let stream = old.stream;
+        let at = self.streams[stream].queue.iter().position(|queued| *queued == source);
+        let begin = Begin { offset: 0, number: old.number + 1, file_id: None, late: at.is_none() };
+        let seen_in_scan = old.seen_in_scan;
+        self.open_life(stream, old.name, old.file, old.stat, begin);
+        if let Some(at) = at {
+            // It takes the place of the old life, not one behind all others.
+            let queue = &mut self.streams[stream].queue;
+            let newcomer = queue.pop_back().expect("opened above");
+            queue[at] = newcomer;
+            let life = self.lives.get_mut(&newcomer).expect("opened above");
+            life.phase = old.phase;
+            life.seen_in_scan = seen_in_scan;
+            life.rotated = old.rotated;
+            self.enqueue(newcomer);
+        }
+        self.forget_if_replaced(source);
+    }
+
+    /// Ends the account of a life that another took the place of, once no batch holds its ground.
+    fn forget_if_replaced(&mut self, source: SourceId) {
+        let holds = |open: &OpenBatch| open.spans.iter().any(|span| span.source == source);
+        let is_held = !self.ledger.is_settled(source) || self.open.iter().any(holds);
+        if !self.lives.contains_key(&source) && !is_held {
+            self.ledger.close(source);
+        }
+    }
+
+    fn log_truncated(&self, name: &Path, offset: u64, size: u64) {
+        self.counters.files_truncated.add(1);
+        log::warn!(
+            "file truncated or overwritten: name={} read_offset={offset} size={size}; reading it \
+             from its first byte; what had been written after read_offset is lost",
+            name.display()
+        );
+    }
+
+    /// Marks lives whose name is gone: renamed to one that no input matches, or deleted.
+    fn note_absent(&mut self) {
+        for life in self.lives.values_mut() {
+            if life.seen_in_scan == self.n_scans || life.rotated {
+                continue;
+            }
+            life.rotated = true;
+            let is_deleted = Stat::of(&life.file).is_ok_and(|stat| stat.n_links == 0);
+            log::info!(
+                "file {}: name={} read_offset={}",
+                if is_deleted { "deleted" } else { "renamed" },
+                life.name.display(),
+                life.events.read_offset()
+            );
+        }
+        let n_scans = self.n_scans;
+        let n_before = self.finished.len();
+        self.finished.retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan == n_scans);
+        self.dirty |= self.finished.len() != n_before;
+    }
+
+    /// Finds growth and loss that no notice told of.
+    fn look_at_open_files(&mut self) {
+        let mut changed = Vec::new();
+        for (source, life) in &self.lives {
+            let now = Stat::of(&life.file).unwrap_or(life.stat);
+            let is_new = now.size != life.stat.size || now.mtime_ns != life.stat.mtime_ns;
+            // A rotated file needs a turn to reach its end for good.
+            if is_new || (life.rotated && life.deadline.is_none()) {
+                changed.push(*source);
+            }
+        }
+        changed.into_iter().for_each(|source| self.enqueue(source));
+        for at in 0..self.streams.len() {
+            if self.streams[at].queue.len() > 1 {
+                let first = self.streams[at].queue[0];
+                self.enqueue(first);
+            }
+        }
+    }
+
+    fn watch_folders(&mut self, arrivals: &HashMap<usize, Vec<Found>>) {
+        if self.n_scans == 1 {
+            let patterns = self.config.input.iter().flat_map(|input| &input.paths);
+            for folder in patterns.filter_map(|pattern| discover::folder_of(pattern)) {
+                self.hints.watch(&folder);
+            }
+        }
+        for found in arrivals.values().flatten() {
+            if let Some(folder) = found.path.parent() {
+                self.hints.watch(folder);
+            }
+        }
+    }
+
+    fn warn_once(&mut self, path: &Path, reason: &str) {
+        if self.refused.insert(path.to_path_buf()) {
+            self.counters.files_refused.add(1);
+            log::warn!("file left out: name={}: {reason}", path.display());
+        }
+    }
+
+    fn on_hint(&mut self, hint: Hint) {
+        let mut names_changed = self.hints.take_missed();
+        let mut written = HashSet::new();
+        for hint in std::iter::once(hint).chain(self.hints.receiver.try_iter()) {
+            match hint {
+                Hint::Names => names_changed = true,
+                Hint::Written(path) => match self.by_name.get(&path) {
+                    Some(source) => _ = written.insert(*source),
+                    // Of no interest, or so new that the scan its creation asked for finds it.
+                    None => {}
+                },
+            }
+        }
+        if names_changed {
+            self.scan_due = self.scan_due.min(Instant::now() + SCAN_PAUSE);
+        }
+        written.into_iter().for_each(|source| self.enqueue(source));
+    }
+
+    /// Closes a life that was read to its end, once all of it is settled.
+    fn close_if_settled(&mut self, source: SourceId) {
+        let Some(life) = self.lives.get(&source) else { return };
+        let offset = life.events.event_offset();
+        // What lies in an open batch has left the file and is not in the ledger yet.
+        if life.phase != Phase::Closing || self.ledger.settled(source) != Some(offset) {
+            return;
+        }
+        self.ledger.close(source);
+        let mut life = self.lives.remove(&source).expect("seen above");
+        self.timers_remove(&mut life);
+        self.by_inode.remove(&life.stat.inode);
+        self.counters.files_finished.add(1);
+        self.dirty = true;
+        log::info!("file finished: name={} offset={offset}", life.name.display());
+        life.stat = Stat::of(&life.file).unwrap_or(life.stat);
+        let stream = &mut self.streams[life.stream];
+        stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(life.stat.mtime_ns));
+        if life.stat.n_links > 0 {
+            let mut entry = life.entry(&stream.path, offset);
+            entry.done = true;
+            // Not matched by the last scan: no input's pattern leads to it any more.
+            let seen = if life.seen_in_scan == self.n_scans { self.n_scans } else { 0 };
+            self.remember(life.stream, entry, life.stat.inode, seen);
+        }
+    }
+
+    fn remember(&mut self, stream: usize, entry: Entry, inode: Inode, seen_in_scan: u64) {
+        let stream = &mut self.streams[stream];
+        stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(entry.mtime_ns));
+        self.finished.insert(inode, Finished { entry, seen_in_scan });
+        stream.finished.push_back(inode);
+        while stream.finished.len() > FINISHED_KEPT {
+            let oldest = stream.finished.pop_front().expect("longer than its limit");
+            if self.finished.get(&oldest).is_some_and(|file| file.seen_in_scan == 0) {
+                self.finished.remove(&oldest);
+            }
+        }
+        self.dirty = true;
+    }
+
+    // ---- turns and timers ----
+
+    fn enqueue(&mut self, source: SourceId) {
+        let Some(life) = self.lives.get_mut(&source) else { return };
+        let is_read = matches!(life.phase, Phase::Reading | Phase::Lingering);
+        if is_read && !life.queued && self.streams[life.stream].slot.is_some() {
+            life.queued = true;
+            self.ready.push_back(source);
+        }
+    }
+
+    fn enqueue_first(&mut self, source: SourceId) {
+        self.enqueue(source);
+        if let Some(last) = self.ready.pop_back() {
+            self.ready.push_front(last);
+        }
+    }
+
+    fn timers_set(&mut self, source: SourceId, deadline: Option<Instant>) {
+        let life = self.lives.get_mut(&source).expect("the life had its turn");
+        life.deadline = deadline;
+        if let Some(deadline) = deadline {
+            self.timers.insert((deadline, source));
+        }
+    }
+
+    fn timers_remove(&mut self, life: &mut Life) {
+        if let Some(deadline) = life.deadline.take() {
+            self.timers.remove(&(deadline, life.source));
+        }
+    }
+
+    fn on_timers(&mut self, now: Instant) {
+        while let Some(&(deadline, source)) = self.timers.first() {
+            if deadline > now {
+                return;
+            }
+            self.timers.pop_first();
+            if let Some(life) = self.lives.get_mut(&source) {
+                life.deadline = None;
+            }
+            self.enqueue(source);
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let linger = self.config.batch.linger;
+        let has_room = self.under_way < self.config.batch.in_flight_max;
+        let batches = self.open.iter().filter_map(|open| open.since.filter(|_| has_room));
+        let save = (self.dirty && !self.saving).then_some(self.save_due);
+        let timer = self.timers.first().map(|(deadline, _)| *deadline);
+        let others = batches.map(|since| since + linger).chain(save).chain(timer);
+        others.fold(self.scan_due, Instant::min)
+    }
+
+    // ---- registry ----
+
+    fn save_if_due(&mut self, now: Instant) {
+        if self.dirty && !self.saving && now >= self.save_due {
+            self.save();
+        }
+    }
+
+    fn save(&mut self) {
+        self.dirty = false;
+        self.saving = true;
+        let entries = self.entries();
+        self.saver.entries.send(entries).expect("the registry's thread lives as long as the hub");
+    }
+
+    fn on_saved(&mut self, result: Result<io::Result<()>, crossbeam_channel::RecvError>) {
+        self.saving = false;
+        let saved = result.unwrap_or_else(|_| Err(io::Error::other("the registry's thread died")));
+        let mut pause = self.config.tail.save_interval;
+        match saved {
+            Ok(()) if self.save_failed => {
+                self.save_failed = false;
+                log::info!("the registry is saved again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !self.save_failed {
+                    log::error!(
+                        "cannot save the registry in {}: {error}; shipping goes on, but what is \
+                         shipped from now on is repeated after a restart",
+                        self.config.state_dir.display()
+                    );
+                }
+                self.save_failed = true;
+                self.dirty = true;
+                pause = pause.max(Duration::from_secs(1));
+            }
+        }
+        self.save_due = Instant::now() + pause;
+    }
+
+    fn entries(&mut self) -> Vec<Entry> {
+        let finished = self.finished.values().map(|finished| &finished.entry);
+        let mut entries: Vec<Entry> = finished.chain(&self.restored).cloned().collect();
+        for life in self.lives.values_mut() {
+            let offset = self.ledger.settled(life.source).expect("open while the life is");
+            entries.push(life.entry(&self.streams[life.stream].path, offset));
+        }
+        entries
+    }
+
+    // ---- the end ----
+
+    /// Sends what is in open batches, waits for all receipts, and saves the registry.
+    fn drain_and_save(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + self.config.tail.shutdown_timeout;
+        let result = self.drain(deadline);
+        while self.saving {
+            let result = self.saver.results.recv();
+            self.on_saved(result);
+        }
+        self.save();
+        let saved = self.saver.results.recv();
+        self.on_saved(saved);
+        log::info!("tail stopped: {}", self.counters);
+        result
+    }
+
+    fn drain(&mut self, deadline: Instant) -> Result<(), Error> {
+        loop {
+            for slot in 0..self.open.len() {
+                if self.open[slot].since.is_some() {
+                    self.seal(slot);
+                }
+            }
+            if self.under_way == 0 {
+                return Ok(());
+            }
+            match self.deliveries.recv_deadline(deadline) {
+                Ok(delivery) => self.on_delivery(delivery)?,
+                Err(_) => return Err(self.unfinished()),
+            }
+        }
+    }
+
+    fn unfinished(&self) -> Error {
+        let open: u64 = self.open.iter().map(|open| u64::from(open.records.count())).sum();
+        Error::Unfinished { n_records: self.records_under_way + open }
+    }
+}
+
+/// Where and as what a life begins.
+struct Begin {
+    offset: u64,
+    number: u32,
+    file_id: Option<String>,
+    /// It grew after it had been finished.
+    late: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Identity {
+    Same,
+    NewLife,
+    Other,
+}
+
+/// Compares a file with what is remembered of one with its inode.
+fn compare(entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
+    let head_matches = entry.head.matches(file, 0)?;
+    if entry.btime_ns != stat.btime_ns || (entry.btime_ns.is_none() && !head_matches) {
+        return Ok(Identity::Other);
+    }
+    let guard_start = entry.offset - u64::from(entry.guard.len);
+    let is_same =
+        stat.size >= entry.offset && head_matches && entry.guard.matches(file, guard_start)?;
+    Ok(if is_same { Identity::Same } else { Identity::NewLife })
+}
+
+/// Tells whether a file is known to be gone: its folder can be read and holds no such file.
+fn is_gone(entry: &Entry) -> bool {
+    let is_entry = |stat: &Stat| {
+        stat.inode.ino == entry.inode.ino && stat.btime_ns == entry.btime_ns
+    };
+    discover::neighbours(&PathBuf::from(&entry.path))
+        .is_ok_and(|neighbours| !neighbours.iter().any(|(_, stat)| is_entry(stat)))
+}
+
+enum Look {
+    Same,
+    Grown,
+    Replaced,
+}
+
+impl Life {
+    /// Looks whether a file that was read to its end has changed.
+    fn look(&mut self) -> io::Result<Look> {
+        let now = Stat::of(&self.file)?;
+        let before = std::mem::replace(&mut self.stat, now);
+        let read_offset = self.events.read_offset();
+        if now.size < read_offset {
+            return Ok(Look::Replaced);
+        }
+        if now.size == read_offset && now.mtime_ns == before.mtime_ns {
+            return Ok(Look::Same);
+        }
+        let n_last = self.last_bytes.len() as u64;
+        if n_last > 0 && read_range(&self.file, read_offset - n_last, n_last)? != self.last_bytes {
+            return Ok(Look::Replaced);
+        }
+        Ok(if now.size > read_offset { Look::Grown } else { Look::Same })
+    }
+
+    /// Returns what is to be remembered, with `offset` as the end of settled ground.
+    ///
+    /// An error in reading the head or the guard leaves them as they were; the next save tries
+    /// again, and a guard that does not fit its offset would only begin a new life.
+    fn entry(&mut self, path: &Path, offset: u64) -> Entry {
+        if self.head.head_can_grow(self.stat.size) {
+            self.head = Checksum::of_head(&self.file).unwrap_or(self.head);
+        }
+        if self.saved_offset != Some(offset)
+            && let Ok(guard) = Checksum::before(&self.file, offset)
+            && u64::from(guard.len) == offset.min(GUARD_BYTES_MAX as u64)
+        {
+            self.guard = guard;
+            self.saved_offset = Some(offset);
+        }
+        Entry {
+            path: path.into(),
+            name: self.name.as_path().into(),
+            inode: self.stat.inode,
+            btime_ns: self.stat.btime_ns,
+            mtime_ns: self.stat.mtime_ns,
+            life: self.number,
+            file_id: self.file_id.clone(),
+            head: self.head,
+            offset: self.saved_offset.unwrap_or(0),
+            guard: self.guard,
+            done: false,
+        }
+    }
+}
+
+impl OpenBatch {
+    fn has_room(&self, size: usize, config: &Config) -> bool {
+        self.records.is_empty()
+            || (self.records.len() + size <= config.batch.bytes_max
+                && self.records.count() < config.batch.count_max)
+    }
+
+    /// Extends the ground of a source by the bytes that follow what is covered.
+    fn cover(&mut self, source: SourceId, start: u64, end: u64) {
+        // The last span is nearly always the one: a file gives many events in its turn.
+        match self.spans.iter_mut().rev().find(|span| span.source == source) {
+            Some(span) => span.end = end,
+            None => self.spans.push(Span::new(source, start, end)),
+        }
+    }
+}
+
+fn unix_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
+}

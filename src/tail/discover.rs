@@ -1,0 +1,300 @@
+//! Which files exist.
+//!
+//! Looks at names and at what the file system says of them; opens files only to hand them over.
+//! The scan is the truth. Notices of the kernel ([`Hints`]) merely shorten the wait for it.
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use glob::{MatchOptions, Pattern};
+use notify::event::{EventKind, ModifyKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+use crate::config::InputConfig;
+use crate::tail::fingerprint::Stat;
+
+/// A `*` stops at a slash and leaves hidden files out, as in a shell.
+const GLOB: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+/// A regular file under a configured path.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its name now.
+    pub path: PathBuf,
+    /// Index of the `[[input]]` whose pattern it matches first.
+    pub input: usize,
+    /// What the file system says of it.
+    pub stat: Stat,
+}
+
+/// What a scan saw.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Regular files, each name once.
+    pub found: Vec<Found>,
+    /// Names that match and cannot be shipped, with the reason.
+    pub refused: Vec<(PathBuf, String)>,
+    /// A folder could not be read: files not found are not known to be gone.
+    pub incomplete: bool,
+}
+
+/// Looks for the files of all inputs.
+pub fn scan(inputs: &[InputConfig]) -> Scan {
+    let mut scan = Scan::default();
+    let mut seen = HashSet::new();
+    for (input, config) in inputs.iter().enumerate() {
+        for pattern in &config.paths {
+            let Ok(paths) = glob::glob_with(pattern, GLOB) else { continue };
+            for path in paths {
+                match path {
+                    Ok(path) if is_excluded(&path, &config.exclude) => {}
+                    Ok(path) if !seen.insert(path.clone()) => {}
+                    Ok(path) => scan.look_at(path, input),
+                    Err(error) => {
+                        scan.incomplete = true;
+                        let problem = error.error().to_string();
+                        scan.refused.push((error.path().to_path_buf(), problem));
+                    }
+                }
+            }
+        }
+    }
+    scan
+}
+
+impl Scan {
+    fn look_at(&mut self, path: PathBuf, input: usize) {
+        let refused = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() => {
+                self.found.push(Found { path, input, stat: Stat::from(&metadata) });
+                return;
+            }
+            Ok(metadata) if metadata.is_symlink() => "it is a symbolic link".into(),
+            Ok(metadata) if metadata.is_dir() => "it is a folder".into(),
+            Ok(_) => "it is not a regular file".into(),
+            // Gone between the two looks.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                self.incomplete = true;
+                error.to_string()
+            }
+        };
+        self.refused.push((path, refused));
+    }
+}
+
+/// A pattern without a slash is meant for the file name.
+pub fn is_excluded(path: &Path, patterns: &[String]) -> bool {
+    patterns.iter().any(|pattern| {
+        let Ok(compiled) = Pattern::new(pattern) else { return false };
+        if pattern.contains('/') {
+            compiled.matches_path_with(path, GLOB)
+        } else {
+            let name = path.file_name().unwrap_or_default();
+            compiled.matches_path_with(Path::new(name), GLOB)
+        }
+    })
+}
+
+/// Returns the regular files beside `path`, whatever their names.
+///
+/// Errors: the folder cannot be read; then nothing is known about what is in it.
+pub fn neighbours(path: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path.parent().unwrap_or(Path::new("/")))? {
+        let entry = entry?;
+        // `DirEntry::metadata` does not follow links.
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_file() => files.push((entry.path(), Stat::from(&metadata))),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(files)
+}
+
+/// Returns the path a file was written under before its rotation: the name without a suffix such
+/// as `.2026-01-31-13`, `.1` or `-20260131`.
+///
+/// Source: Kafka's `DatePattern='.'yyyy-MM-dd-HH`; logrotate(8), `start` and `dateext`.
+pub fn written_under(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let mut end = name.len();
+    while let Some(at) = rotation_suffix(&name[..end]) {
+        end = at;
+    }
+    path.with_file_name(std::ffi::OsStr::from_bytes(&name[..end]))
+}
+
+/// Returns where a rotation suffix begins that the name ends in.
+fn rotation_suffix(name: &[u8]) -> Option<usize> {
+    let is_stamp = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'T' | b':');
+    let stamp = name.iter().rev().take_while(|byte| is_stamp(byte)).count();
+    // The separator of `-20260131` was counted as part of the stamp.
+    let mut at = name.len() - stamp;
+    let dotted = at > 1 && name[at - 1] == b'.';
+    if !dotted && !(at > 0 && stamp > 0 && name[at] == b'-') {
+        return None;
+    }
+    let digits = name[at..].iter().filter(|byte| byte.is_ascii_digit()).count();
+    if dotted {
+        at -= 1;
+    }
+    let is_number = dotted && (1..=4).contains(&digits) && digits == stamp;
+    (is_number || (8..=17).contains(&digits)).then_some(at)
+}
+
+/// Opens a file for reading, but never a link, and never waits for a FIFO's other end.
+pub fn open(path: &Path) -> io::Result<(File, Stat)> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
+    let stat = Stat::of(&file)?;
+    if !stat.is_regular {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok((file, stat))
+}
+
+/// A notice of the kernel.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// Bytes were written to a file of this name.
+    Written(PathBuf),
+    /// Names came, went or changed.
+    Names,
+}
+
+/// Notices of changes in watched folders.
+pub struct Hints {
+    watcher: Option<RecommendedWatcher>,
+    watched: HashSet<PathBuf>,
+    /// Where notices arrive.
+    pub receiver: Receiver<Hint>,
+    missed: Arc<AtomicBool>,
+}
+
+/// Notices that may wait; when more come, a full look replaces them.
+const HINTS_MAX: usize = 1024;
+
+impl Hints {
+    /// Begins to listen; without inotify the scan alone must do, and that is logged.
+    pub fn new() -> Hints {
+        let (sender, receiver) = bounded(HINTS_MAX);
+        let missed = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&missed);
+        let watcher = notify::recommended_watcher(move |event| forward(event, &sender, &flag));
+        let watcher = watcher
+            .inspect_err(|error| {
+                log::warn!("no notices of file changes, files are looked at in intervals: {error}");
+            })
+            .ok();
+        Hints { watcher, watched: HashSet::new(), receiver, missed }
+    }
+
+    /// Watches a folder, unless it is watched already.
+    pub fn watch(&mut self, folder: &Path) {
+        let Some(watcher) = &mut self.watcher else { return };
+        if self.watched.contains(folder) || !folder.is_dir() {
+            return;
+        }
+        if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+            log::warn!(
+                "no notices of changes in {}, it is looked at in intervals: {error}",
+                folder.display()
+            );
+        }
+        self.watched.insert(folder.to_path_buf());
+    }
+
+    /// Tells, once, that notices were lost.
+    pub fn take_missed(&self) -> bool {
+        self.missed.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Runs on the watcher's thread and does nothing but hand over.
+fn forward(event: notify::Result<notify::Event>, sender: &Sender<Hint>, missed: &AtomicBool) {
+    let Ok(event) = event else {
+        missed.store(true, Ordering::Relaxed);
+        return;
+    };
+    let hint = match event.kind {
+        EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)) => return,
+        EventKind::Modify(ModifyKind::Data(_)) => {
+            let Some(path) = event.paths.into_iter().next() else { return };
+            Hint::Written(path)
+        }
+        _ => Hint::Names,
+    };
+    if sender.try_send(hint).is_err() {
+        missed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Returns the folders to watch for a pattern: the one that holds the files, where it is named
+/// without wildcards.
+pub fn folder_of(pattern: &str) -> Option<PathBuf> {
+    let folder = Path::new(pattern).parent()?;
+    let has_wildcard = folder.as_os_str().as_bytes().iter().any(|byte| b"*?[".contains(byte));
+    (!has_wildcard).then(|| folder.to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotated_file_is_known_by_the_path_it_was_written_under() {
+        let check = |path: &str, expected: &str| {
+            assert_eq!(written_under(Path::new(path)), Path::new(expected), "{path}");
+        };
+        check("/l/server.log", "/l/server.log");
+        check("/l/server.log.2026-11-22-23", "/l/server.log");
+        check("/l/server.log.1", "/l/server.log");
+        check("/l/server.log.2026-11-22.1", "/l/server.log");
+        check("/l/server.log-20261122", "/l/server.log");
+        check("/l/app-1.log", "/l/app-1.log");
+        check("/l/app-1", "/l/app-1");
+        check("/l/kafka-2.13", "/l/kafka-2");
+        check("/l/.1", "/l/.1");
+        check("/l/20261122", "/l/20261122");
+    }
+
+    #[test]
+    fn only_regular_files_are_found_and_the_others_are_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a.log"), "x\n").expect("written");
+        fs::write(path("b.log.gz"), "x\n").expect("written");
+        fs::create_dir(path("c.log")).expect("made");
+        std::os::unix::fs::symlink(path("a.log"), path("d.log")).expect("linked");
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("e.log"), rustix::fs::Mode::RUSR).expect("made");
+
+        let text = format!(
+            "state_dir = \"/s\"\n[kafka]\nbootstrap_servers = [\"b:1\"]\n[[input]]\npaths = [\"{}/*\"]\n\
+             exclude = [\"*.gz\"]\ntopic = \"t\"\n",
+            folder.path().display()
+        );
+        let config = crate::config::Config::parse(&text, Path::new("test.toml")).expect("valid");
+        let scan = scan(&config.input);
+        let found: Vec<_> = scan.found.iter().map(|found| found.path.clone()).collect();
+        assert_eq!(found, [path("a.log")]);
+        let mut refused: Vec<_> = scan.refused.iter().map(|(path, _)| path.clone()).collect();
+        refused.sort();
+        assert_eq!(refused, [path("c.log"), path("d.log"), path("e.log")]);
+        assert!(open(&path("e.log")).is_err());
+        assert!(open(&path("d.log")).is_err());
+    }
+}

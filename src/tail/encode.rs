@@ -1,0 +1,103 @@
+//! Event -> record: key, value and the headers that say where it came from.
+//!
+//! | header | UTF-8 text of |
+//! |---|---|
+//! | `host` | the host's name |
+//! | `path` | the path the file is written under, also after its rotation |
+//! | `file_id` | this life of this file |
+//! | `offset` | the event's first byte in it |
+//! | `length` | bytes of ground: content, cut bytes and last terminator |
+//! | `cut` | only where a line was too long: bytes that are not in the value |
+//! | `continued` | only where an event was too long: `1`, it goes on where the one before ended |
+//! | `partial` | only at a file's end: `1`, the last line has no terminator |
+//!
+//! Together they prove from the topic alone which bytes of a file arrived.
+
+use std::collections::BTreeMap;
+
+use crate::kafka::record_batch::{Headers, RecordArena, put_header};
+use crate::tail::multiline::Event;
+
+/// What all records of one life of a file share.
+#[derive(Debug)]
+pub struct Origin {
+    key: Vec<u8>,
+    fixed: Vec<u8>,
+    n_fixed: u32,
+}
+
+impl Origin {
+    /// Encodes what is the same for all records: the key and the fixed headers.
+    pub fn new(
+        host: &str,
+        path: &[u8],
+        file_id: &str,
+        fields: &BTreeMap<String, String>,
+    ) -> Origin {
+        let mut fixed = Vec::new();
+        put_header(&mut fixed, "host", host.as_bytes());
+        put_header(&mut fixed, "path", path);
+        put_header(&mut fixed, "file_id", file_id.as_bytes());
+        for (name, value) in fields {
+            put_header(&mut fixed, name, value.as_bytes());
+        }
+        Origin { key: key(host, path), fixed, n_fixed: 3 + fields.len() as u32 }
+    }
+
+    /// Appends the event to a batch; `varying` is scratch.
+    ///
+    /// Units: `timestamp_ms` is the time of reading, in milliseconds since 1970.
+    pub fn encode(
+        &self,
+        timestamp_ms: i64,
+        event: &Event,
+        content: &[u8],
+        varying: &mut Vec<u8>,
+        records: &mut RecordArena,
+    ) {
+        varying.clear();
+        put_number(varying, "offset", event.start);
+        put_number(varying, "length", event.end - event.start);
+        let mut count = self.n_fixed + 2;
+        if event.cut > 0 {
+            put_number(varying, "cut", event.cut);
+            count += 1;
+        }
+        if event.continued {
+            put_header(varying, "continued", b"1");
+            count += 1;
+        }
+        if event.partial {
+            put_header(varying, "partial", b"1");
+            count += 1;
+        }
+        let headers = Headers { count, fixed: &self.fixed, varying };
+        records.push(timestamp_ms, Some(&self.key), content, headers);
+    }
+
+    /// Bytes that a record takes beside its value, at most.
+    pub fn overhead(&self) -> usize {
+        /// Record head, the varying headers with numbers of 20 digits, and their names.
+        const VARYING: usize = 160;
+        self.key.len() + self.fixed.len() + VARYING
+    }
+}
+
+/// Returns the key of a stream: host and path. All its records go to one partition.
+pub fn key(host: &str, path: &[u8]) -> Vec<u8> {
+    [host.as_bytes(), path].concat()
+}
+
+fn put_number(out: &mut Vec<u8>, name: &str, mut number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    put_header(out, name, &digits[at..]);
+}
