@@ -2,12 +2,28 @@
 //!
 //! Each struct is one table of the file and each field one key of it, under the same name. The
 //! reader collects every problem of a file before it gives up, each with its line and key.
+//!
+//! Durations are written `"10ms"`, `"5s"`, `"1m"` or `"1h"`, at most `24h`; sizes `"16KB"`,
+//! `"1MB"` (10^6), `"8MiB"` (2^20) or plain bytes, at most `1GiB`. The modules below follow the
+//! way of a file: `reader` takes typed values out of TOML tables, with `values` for what stands
+//! in one value, `tables` says which keys each table has, and `relations` what must hold between
+//! keys. All of them write into one list of `problems`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regex::Regex;
+
+mod problems;
+mod reader;
+mod relations;
+mod tables;
+mod values;
+
+pub use problems::{Problem, Problems};
+pub use values::{show_bytes, show_duration};
 
 /// The whole file.
 #[derive(Debug, Clone)]
@@ -35,6 +51,70 @@ pub struct Config {
     pub route: Vec<RouteConfig>,
     /// Local files as a destination; `None` without the table.
     pub archive: Option<ArchiveConfig>,
+}
+
+/// What a configuration may be wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// Files to Kafka.
+    Tail,
+    /// Kafka to Elasticsearch.
+    Index,
+}
+
+impl Config {
+    /// Reads and validates the file; opens nothing else.
+    ///
+    /// Errors: every problem of the file at once, or the one that it cannot be read.
+    pub fn load(file: &Path) -> Result<Config, Problems> {
+        let bytes = fs::read(file).map_err(|error| {
+            Problems::of_file(
+                file,
+                format!("cannot be read: {error}; shipper.toml.example shows what to write"),
+            )
+        })?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Config::parse(&text, file),
+            Err(error) => {
+                let offset = error.utf8_error().valid_up_to();
+                Err(Problems::of_file(
+                    file,
+                    format!("is not UTF-8 from byte {offset} on; TOML must be"),
+                ))
+            }
+        }
+    }
+
+    /// Reads and validates the text; `file` only names it in problems.
+    ///
+    /// Errors: every problem of the text at once; where it is not TOML, only those of the syntax.
+    pub fn parse(text: &str, file: &Path) -> Result<Config, Problems> {
+        let (document, errors) = toml::de::DeTable::parse_recoverable(text);
+        let mut problems = Problems::new(file, text, document.get_ref());
+        if !errors.is_empty() {
+            for error in errors {
+                problems.add_syntax(text, &error);
+            }
+            return Err(problems);
+        }
+        let config = reader::read_root(document.get_ref(), &mut problems, tables::config);
+        relations::check(&config, &mut problems);
+        problems.into_result(config)
+    }
+
+    /// Says what the walk lacks in an otherwise valid configuration, read from `file`.
+    pub fn require(&self, walk: Walk, file: &Path) -> Result<(), Problems> {
+        let missing = match walk {
+            Walk::Tail if self.input.is_empty() => {
+                "input: missing; tail needs at least one [[input]] with paths and a topic"
+            }
+            Walk::Index if self.index.is_none() => {
+                "index: missing; index needs an [index] with the topics to consume"
+            }
+            _ => return Ok(()),
+        };
+        Err(Problems::of_file(file, missing.to_owned()))
+    }
 }
 
 /// `[kafka]`: how to reach the cluster.

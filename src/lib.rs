@@ -1,1 +1,4 @@
 //! Ships logs.
+
+pub mod cli;
+pub mod config;
