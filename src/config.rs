@@ -20,6 +20,8 @@ mod problems;
 mod reader;
 mod relations;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod values;
 
 pub use problems::{Problem, Problems};
@@ -41,15 +43,15 @@ pub struct Config {
     pub tail: TailConfig,
     /// How `tail` groups records on their way to the broker.
     pub batch: BatchConfig,
-    /// What `index` consumes; `None` without the table.
+    /// What `index` consumes; may be left out.
     pub index: Option<IndexConfig>,
-    /// Where `index` puts documents; `None` without the table.
+    /// Where `index` puts documents; may be left out.
     pub elasticsearch: Option<ElasticsearchConfig>,
     /// Which event goes where; the first rule that matches wins. Events that none takes are
     /// routed by level: ERROR and FATAL to the error topic, all others to the index, or to the
     /// archive where there is no `[elasticsearch]`.
     pub route: Vec<RouteConfig>,
-    /// Local files as a destination; `None` without the table.
+    /// Local files as a destination; may be left out.
     pub archive: Option<ArchiveConfig>,
 }
 
@@ -134,8 +136,8 @@ pub struct KafkaConfig {
     pub retry_backoff_max: Duration,
     /// Let the broker create a missing topic. Default: `false`: wait for it and say so.
     pub allow_auto_create_topics: bool,
-    /// More librdkafka properties for the consumer of `index`. Those that the promise depends
-    /// on are refused.
+    /// More librdkafka properties for the consumer of `index`; those that the promise depends on
+    /// are refused. Default: none.
     pub consumer_options: BTreeMap<String, String>,
 }
 
@@ -215,7 +217,7 @@ pub struct BatchConfig {
     /// Sealed batches under way at once, over all partitions; memory grows with it. Default:
     /// `5`. Minimum: `1`.
     pub in_flight_max: usize,
-    /// Default: `lz4`. One of `none`, `gzip`, `snappy`, `lz4`, `zstd`.
+    /// Codec of a batch. Default: `lz4`. One of `none`, `gzip`, `snappy`, `lz4`, `zstd`.
     pub compression: Compression,
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 /// All problems of one file; as text, one a line, in the order of the file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Problems {
     file: PathBuf,
     list: Vec<Problem>,
@@ -71,7 +71,13 @@ impl Problems {
     /// Adds what is wrong between several keys, under the first of them, unless one of them is
     /// wrong by itself: its value here is only a placeholder then.
     pub(super) fn add_relation(&mut self, keys: &[&str], what: impl Into<String>) {
-        let wrong = |key: &&str| self.list.iter().any(|problem| problem.key == **key);
+        let wrong = |key: &&str| {
+            let mut rests = self
+                .list
+                .iter()
+                .filter_map(|problem| problem.key.strip_prefix(*key));
+            rests.any(|rest| rest.is_empty() || rest.starts_with('['))
+        };
         if !keys.iter().any(wrong) {
             self.add(keys[0], what);
         }

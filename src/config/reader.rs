@@ -148,7 +148,7 @@ impl Table<'_> {
         let path = self.path(key);
         let DeValue::Array(array) = value else {
             let what = match value {
-                DeValue::String(text) => format!("must be a list; write [{text:?}]"),
+                DeValue::String(_) => "must be a list, written [\"...\"]".to_owned(),
                 other => wrong_type("a list of strings", other),
             };
             self.problems.add(&path, what);
@@ -169,7 +169,7 @@ impl Table<'_> {
                     .any(|e| e.get_ref().as_str() == Some(text))
             };
             let parsed = match element.get_ref() {
-                DeValue::String(text) if earlier(text) => Err(format!("{text:?} is there twice")),
+                DeValue::String(text) if earlier(text) => Err("is there twice".to_owned()),
                 DeValue::String(text) => parse(text),
                 other => Err(wrong_type("a string", other)),
             };
@@ -267,7 +267,7 @@ impl Table<'_> {
             // would only distract.
             None if self.has(key) => {
                 let empty = DeTable::new();
-                let mut unheard = Problems::of_file("".as_ref(), String::new());
+                let mut unheard = Problems::default();
                 read_table(self.path(key), &empty, &mut unheard, read)
             }
             None => read_table(self.path(key), &DeTable::new(), self.problems, read),

@@ -209,7 +209,7 @@ fn index(t: &mut Table) -> IndexConfig {
     // The default routing leads there, whatever the routes before it take.
     t.require(
         "error_topic",
-        r#"error_topic = "broker-errors": ERROR and FATAL events go there"#,
+        r#"error_topic = "broker-errors"; ERROR and FATAL events go there"#,
     );
     let topics = t.list("topics", topic);
     let first_topic = topics.first().map(String::as_str).unwrap_or_default();
