@@ -72,6 +72,7 @@ impl Config {
         let bytes = fs::read(file).map_err(|error| {
             Problems::of_file(
                 file,
+                "",
                 format!("cannot be read: {error}; shipper.toml.example shows what to write"),
             )
         })?;
@@ -81,6 +82,7 @@ impl Config {
                 let offset = error.utf8_error().valid_up_to();
                 Err(Problems::of_file(
                     file,
+                    "",
                     format!("is not UTF-8 from byte {offset} on; TOML must be"),
                 ))
             }
@@ -106,16 +108,18 @@ impl Config {
 
     /// Says what the walk lacks in an otherwise valid configuration, read from `file`.
     pub fn require(&self, walk: Walk, file: &Path) -> Result<(), Problems> {
-        let missing = match walk {
-            Walk::Tail if self.input.is_empty() => {
-                "input: missing; tail needs at least one [[input]] with paths and a topic"
-            }
-            Walk::Index if self.index.is_none() => {
-                "index: missing; index needs an [index] with the topics to consume"
-            }
+        let (key, missing) = match walk {
+            Walk::Tail if self.input.is_empty() => (
+                "input",
+                "missing; tail needs at least one [[input]] with paths and a topic",
+            ),
+            Walk::Index if self.index.is_none() => (
+                "index",
+                "missing; index needs an [index] with the topics to consume",
+            ),
             _ => return Ok(()),
         };
-        Err(Problems::of_file(file, missing.to_owned()))
+        Err(Problems::of_file(file, key, missing.to_owned()))
     }
 }
 

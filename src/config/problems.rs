@@ -44,14 +44,14 @@ impl Problems {
         }
     }
 
-    /// Returns the one problem that concerns the file as a whole.
-    pub(super) fn of_file(file: &Path, what: String) -> Problems {
+    /// Returns the one problem that concerns the file as a whole, or a key that it lacks.
+    pub(super) fn of_file(file: &Path, key: &str, what: String) -> Problems {
         Problems {
             file: file.to_owned(),
             list: vec![Problem {
                 line: None,
                 column: None,
-                key: String::new(),
+                key: key.to_owned(),
                 what,
             }],
             lines: BTreeMap::new(),

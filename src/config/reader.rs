@@ -46,7 +46,7 @@ fn read_table<T>(
     value
 }
 
-impl Table<'_> {
+impl<'a> Table<'a> {
     /// Returns the path of a key of this table.
     pub(super) fn path(&self, key: &str) -> String {
         key_path(&self.path, key)
@@ -155,10 +155,7 @@ impl Table<'_> {
             return Vec::new();
         };
         if array.is_empty() {
-            self.problems.add(
-                &path,
-                "must not be empty; leave the key out for its default",
-            );
+            self.problems.add(&path, "must not be empty");
         }
         let mut list = Vec::new();
         for (n, element) in array.iter().enumerate() {
@@ -315,9 +312,7 @@ impl Table<'_> {
             }
         }
     }
-}
 
-impl<'a> Table<'a> {
     fn take(&mut self, key: &'static str) -> Option<&'a DeValue<'a>> {
         self.known.push(key);
         Some(self.table.get(key)?.get_ref())

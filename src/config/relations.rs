@@ -4,9 +4,9 @@ use super::problems::Problems;
 use super::values::{show_bytes, show_duration, topic};
 use super::{Config, Destination, IndexConfig};
 
-/// What a record needs besides its value: key and headers, which hold the path twice (at most
-/// 4 KiB each), the host, and static fields.
-const RECORD_OVERHEAD_MAX: usize = 16 << 10;
+/// What a record needs besides its value and static fields: key and headers, which hold the path
+/// twice (at most 4 KiB each), the host, and numbers.
+const OVERHEAD_MAX: usize = 16 << 10;
 
 /// Notes every contradiction.
 pub(super) fn check(config: &Config, problems: &mut Problems) {
@@ -53,12 +53,15 @@ fn check_inputs(config: &Config, problems: &mut Problems) {
             );
             problems.add_relation(&[&event_key, &line_key], what);
         }
-        if input.event_bytes_max + RECORD_OVERHEAD_MAX > batch_bytes_max {
+        let fields = input.fields.iter();
+        let fields_bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        let overhead = OVERHEAD_MAX + fields_bytes;
+        if input.event_bytes_max + overhead > batch_bytes_max {
             let what = format!(
                 "{} and {} for key and headers do not fit batch.bytes_max ({}); lower the one or \
                  raise the other",
                 show_bytes(input.event_bytes_max),
-                show_bytes(RECORD_OVERHEAD_MAX),
+                show_bytes(overhead),
                 show_bytes(batch_bytes_max)
             );
             problems.add_relation(&[&event_key, "batch.bytes_max"], what);

@@ -112,7 +112,7 @@ pub(super) fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, St
 pub(super) fn name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err(format!(
-            "must be neither empty nor hold control characters, not {text:?}"
+            "must be text without control characters, not {text:?}"
         ));
     }
     Ok(text.to_owned())
@@ -122,7 +122,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 pub(super) fn host(text: &str) -> Result<String, String> {
     if text.contains('/') || text.contains(char::is_whitespace) {
         return Err(format!(
-            "must hold neither slashes nor spaces, not {text:?}"
+            "must be a name without slashes or spaces, not {text:?}"
         ));
     }
     name(text)
