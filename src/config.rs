@@ -2,12 +2,30 @@
 //!
 //! Each struct is one table of the file and each field one key of it, under the same name. The
 //! reader collects every problem of a file before it gives up, each with its line and key.
+//!
+//! Durations are written `"10ms"`, `"5s"`, `"1m"` or `"1h"`, at most `24h`; sizes `"16KB"`,
+//! `"1MB"` (10^6), `"8MiB"` (2^20) or plain bytes, at most `1GiB`. The modules below follow the
+//! way of a file: `reader` takes typed values out of TOML tables, with `values` for what stands
+//! in one value, `tables` says which keys each table has, and `relations` what must hold between
+//! keys. All of them write into one list of `problems`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regex::Regex;
+
+mod problems;
+mod reader;
+mod relations;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use problems::{Problem, Problems};
+pub use values::{show_bytes, show_duration};
 
 /// The whole file.
 #[derive(Debug, Clone)]
@@ -25,16 +43,84 @@ pub struct Config {
     pub tail: TailConfig,
     /// How `tail` groups records on their way to the broker.
     pub batch: BatchConfig,
-    /// What `index` consumes; `None` without the table.
+    /// What `index` consumes; may be left out.
     pub index: Option<IndexConfig>,
-    /// Where `index` puts documents; `None` without the table.
+    /// Where `index` puts documents; may be left out.
     pub elasticsearch: Option<ElasticsearchConfig>,
     /// Which event goes where; the first rule that matches wins. Events that none takes are
     /// routed by level: ERROR and FATAL to the error topic, all others to the index, or to the
     /// archive where there is no `[elasticsearch]`.
     pub route: Vec<RouteConfig>,
-    /// Local files as a destination; `None` without the table.
+    /// Local files as a destination; may be left out.
     pub archive: Option<ArchiveConfig>,
+}
+
+/// What a configuration may be wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// Files to Kafka.
+    Tail,
+    /// Kafka to Elasticsearch.
+    Index,
+}
+
+impl Config {
+    /// Reads and validates the file; opens nothing else.
+    ///
+    /// Errors: every problem of the file at once, or the one that it cannot be read.
+    pub fn load(file: &Path) -> Result<Config, Problems> {
+        let bytes = fs::read(file).map_err(|error| {
+            Problems::of_file(
+                file,
+                "",
+                format!("cannot be read: {error}; shipper.toml.example shows what to write"),
+            )
+        })?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Config::parse(&text, file),
+            Err(error) => {
+                let offset = error.utf8_error().valid_up_to();
+                Err(Problems::of_file(
+                    file,
+                    "",
+                    format!("is not UTF-8 from byte {offset} on; TOML must be"),
+                ))
+            }
+        }
+    }
+
+    /// Reads and validates the text; `file` only names it in problems.
+    ///
+    /// Errors: every problem of the text at once; where it is not TOML, only those of the syntax.
+    pub fn parse(text: &str, file: &Path) -> Result<Config, Problems> {
+        let (document, errors) = toml::de::DeTable::parse_recoverable(text);
+        let mut problems = Problems::new(file, text, document.get_ref());
+        if !errors.is_empty() {
+            for error in errors {
+                problems.add_syntax(text, &error);
+            }
+            return Err(problems);
+        }
+        let config = reader::read_root(document.get_ref(), &mut problems, tables::config);
+        relations::check(&config, &mut problems);
+        problems.into_result(config)
+    }
+
+    /// Says what the walk lacks in an otherwise valid configuration, read from `file`.
+    pub fn require(&self, walk: Walk, file: &Path) -> Result<(), Problems> {
+        let (key, missing) = match walk {
+            Walk::Tail if self.input.is_empty() => (
+                "input",
+                "missing; tail needs at least one [[input]] with paths and a topic",
+            ),
+            Walk::Index if self.index.is_none() => (
+                "index",
+                "missing; index needs an [index] with the topics to consume",
+            ),
+            _ => return Ok(()),
+        };
+        Err(Problems::of_file(file, key, missing.to_owned()))
+    }
 }
 
 /// `[kafka]`: how to reach the cluster.
@@ -54,8 +140,8 @@ pub struct KafkaConfig {
     pub retry_backoff_max: Duration,
     /// Let the broker create a missing topic. Default: `false`: wait for it and say so.
     pub allow_auto_create_topics: bool,
-    /// More librdkafka properties for the consumer of `index`. Those that the promise depends
-    /// on are refused.
+    /// More librdkafka properties for the consumer of `index`; those that the promise depends on
+    /// are refused. Default: none.
     pub consumer_options: BTreeMap<String, String>,
 }
 
@@ -135,7 +221,7 @@ pub struct BatchConfig {
     /// Sealed batches under way at once, over all partitions; memory grows with it. Default:
     /// `5`. Minimum: `1`.
     pub in_flight_max: usize,
-    /// Default: `lz4`. One of `none`, `gzip`, `snappy`, `lz4`, `zstd`.
+    /// Codec of a batch. Default: `lz4`. One of `none`, `gzip`, `snappy`, `lz4`, `zstd`.
     pub compression: Compression,
 }
 

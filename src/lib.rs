@@ -1,6 +1,34 @@
-//! Ships logs.
+//! Ships a Kafka broker's logs to a topic, and the topic to Elasticsearch, without losing or
+//! repeating a line.
+//!
+//! Two walks share their nouns ([`record`]), their account of what is done ([`ledger`]) and their
+//! way to Kafka ([`kafka`]). One thread, the hub, owns all state of a walk; workers own only the
+//! batch in their hands. Batches go out over one bounded way, receipts come back over another, and
+//! no offset moves before its receipt is there.
+//!
+//! **Walk 1, files to a topic** ([`tail`]): [`tail::discover`] finds the files that the
+//! configuration names and [`tail::fingerprint`] says which file each is, whatever its name.
+//! [`tail::lines`] finds lines in the bytes of a file, [`tail::multiline`] joins them to events,
+//! [`tail::encode`] writes each into the [`batch`] of its partition. [`kafka::producer`] delivers
+//! the batch, [`ledger`] moves the settled prefix of each file, [`tail::registry`] puts it on disk.
+//!
+//! **Walk 2, topic to index** ([`index`]): [`kafka::consumer`] is the member of the group.
+//! [`index::event`] takes the event out of a record's value, [`index::kafka_log`] its fields out of
+//! the event, [`index::route`] decides where it goes, [`index::document`] writes it as a document.
+//! [`index::worker`] carries each batch to its ends: [`index::elasticsearch`], the error topic, the
+//! dead letters, [`index::archive`].
+//!
+//! [`config`] is what the operator may say, [`error`] what stops a walk, [`metrics`] what is
+//! counted, [`cli`] what a person types.
+
+pub mod batch;
+pub mod cli;
 pub mod config;
 pub mod error;
+pub mod index;
+pub mod kafka;
 pub mod ledger;
+pub mod metrics;
 pub mod record;
-pub mod tail { pub mod lines; pub mod multiline; }
+pub mod rejected;
+pub mod tail;

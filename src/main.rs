@@ -1,2 +1,116 @@
-//! The door.
-fn main() {}
+//! The door: arguments, logger, signals, exit code.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use clap::Parser as _;
+use crossbeam_channel::{Receiver, bounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use log_shipper::cli::{Args, Command, ConfigArg, EXIT_USAGE, check, demo};
+use log_shipper::config::{Config, Walk};
+use log_shipper::error::Error;
+use log_shipper::metrics::{IndexCounters, TailCounters};
+use log_shipper::{index, tail};
+
+fn main() -> ExitCode {
+    abort_on_panic();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            // Nobody is left to tell if the output is closed.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = match args.command {
+        Command::Check(arg) => return ExitCode::from(check::run(&arg.config)),
+        Command::Demo(args) => demo::run(&args),
+        Command::Tail(arg) => run_tail(&arg),
+        Command::Index(arg) => run_index(&arg),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "shipper: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run_tail(arg: &ConfigArg) -> Result<(), Error> {
+    let config = load(arg, Walk::Tail)?;
+    start_log();
+    let stop = stop_on_signals()?;
+    tail::run(&config, &TailCounters::default(), &stop)
+}
+
+fn run_index(arg: &ConfigArg) -> Result<(), Error> {
+    let config = load(arg, Walk::Index)?;
+    start_log();
+    let stop = stop_on_signals()?;
+    index::run(&config, &Arc::new(IndexCounters::default()), &stop)
+}
+
+fn load(arg: &ConfigArg, walk: Walk) -> Result<Config, Error> {
+    let config = Config::load(&arg.config).and_then(|config| {
+        config.require(walk, &arg.config)?;
+        Ok(config)
+    });
+    config.map_err(|problems| Error::Config { problems: problems.to_string() })
+}
+
+/// A process with half its threads would look alive and do nothing: any panic ends it.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
+fn start_log() {
+    let filter = env_logger::Env::default().default_filter_or("info");
+    env_logger::Builder::from_env(filter)
+        .format(|out, record| {
+            let time = out.timestamp_seconds();
+            // File names and answers of servers are data: no byte of them reaches a terminal.
+            let message = record.args().to_string();
+            let message: String = message.chars().flat_map(visible).collect();
+            writeln!(out, "{time} {:<5} {message}", record.level())
+        })
+        .init();
+}
+
+fn visible(char: char) -> impl Iterator<Item = char> {
+    let escape = char.is_control().then(|| char.escape_default());
+    let plain = escape.is_none().then_some(char);
+    escape.into_iter().flatten().chain(plain)
+}
+
+/// Gives a message at the first SIGTERM or SIGINT; the second ends the process at once, which
+/// loses nothing: restart is the tested path.
+fn stop_on_signals() -> Result<Receiver<()>, Error> {
+    let start = |source| Error::Start { attempt: "listen for signals", source };
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(start)?;
+    let (sender, stop) = bounded(1);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let mut signals = signals.forever();
+            if let Some(signal) = signals.next() {
+                log::info!("stopping: signal {signal}; once more to stop at once");
+                // Full or unheard only if the walk has ended by itself.
+                let _ = sender.try_send(());
+            }
+            if let Some(signal) = signals.next() {
+                std::process::exit(128 + signal);
+            }
+        })
+        .map_err(start)?;
+    Ok(stop)
+}

@@ -17,7 +17,6 @@ pub mod fingerprint;
 pub mod lines;
 pub mod multiline;
 pub mod registry;
-mod rejected;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -37,13 +36,14 @@ use crate::kafka::record_batch::{RecordArena, partition_for};
 use crate::ledger::Ledger;
 use crate::metrics::TailCounters;
 use crate::record::{BatchId, SourceId, Span};
+use crate::rejected::RejectedFile;
 
 use discover::{Found, Hint, Hints};
 use encode::Origin;
 use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat, read_range};
 use multiline::EventBuffer;
 use registry::{Entry, Registry, Saver, StoredPath};
-use rejected::RejectedFile;
+
 
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
 const TURN_BYTES: usize = 1024 * 1024;

@@ -1,0 +1,136 @@
+//! What must hold between keys that are each well by themselves.
+
+use super::problems::Problems;
+use super::values::{show_bytes, show_duration, topic};
+use super::{Config, Destination, IndexConfig};
+
+/// What a record needs besides its value and static fields: key and headers, which hold the path
+/// twice (at most 4 KiB each), the host, and numbers.
+const OVERHEAD_MAX: usize = 16 << 10;
+
+/// Notes every contradiction.
+pub(super) fn check(config: &Config, problems: &mut Problems) {
+    check_backoffs(config, problems);
+    check_inputs(config, problems);
+    if let Some(index) = &config.index {
+        check_index(config, index, problems);
+    }
+    check_routes(config, problems);
+}
+
+fn check_backoffs(config: &Config, problems: &mut Problems) {
+    let kafka = &config.kafka;
+    let mut tables = vec![("kafka", kafka.retry_backoff, kafka.retry_backoff_max)];
+    if let Some(es) = &config.elasticsearch {
+        tables.push(("elasticsearch", es.retry_backoff, es.retry_backoff_max));
+    }
+    for (table, backoff, backoff_max) in tables {
+        if backoff_max < backoff {
+            let keys = [
+                &*format!("{table}.retry_backoff_max"),
+                &*format!("{table}.retry_backoff"),
+            ];
+            let what = format!(
+                "must be at least retry_backoff ({}), not {}",
+                show_duration(backoff),
+                show_duration(backoff_max)
+            );
+            problems.add_relation(&keys, what);
+        }
+    }
+}
+
+fn check_inputs(config: &Config, problems: &mut Problems) {
+    let batch_bytes_max = config.batch.bytes_max;
+    for (n, input) in config.input.iter().enumerate() {
+        let line_key = format!("input[{n}].line_bytes_max");
+        let event_key = format!("input[{n}].event_bytes_max");
+        if input.event_bytes_max < input.line_bytes_max {
+            let what = format!(
+                "must be at least line_bytes_max ({}), not {}",
+                show_bytes(input.line_bytes_max),
+                show_bytes(input.event_bytes_max)
+            );
+            problems.add_relation(&[&event_key, &line_key], what);
+        }
+        let fields = input.fields.iter();
+        let fields_bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        let overhead = OVERHEAD_MAX + fields_bytes;
+        if input.event_bytes_max + overhead > batch_bytes_max {
+            let what = format!(
+                "{} and {} for key and headers do not fit batch.bytes_max ({}); lower the one or \
+                 raise the other",
+                show_bytes(input.event_bytes_max),
+                show_bytes(overhead),
+                show_bytes(batch_bytes_max)
+            );
+            problems.add_relation(&[&event_key, "batch.bytes_max"], what);
+        }
+        for (i, path) in input.paths.iter().enumerate() {
+            let earlier = config.input[..n]
+                .iter()
+                .position(|other| other.paths.contains(path));
+            if let Some(earlier) = earlier {
+                let what = format!("{path:?} belongs to input[{earlier}] already");
+                problems.add(&format!("input[{n}].paths[{i}]"), what);
+            }
+        }
+    }
+}
+
+fn check_index(config: &Config, index: &IndexConfig, problems: &mut Problems) {
+    if config.elasticsearch.is_none() && config.archive.is_none() {
+        problems.add_relation(
+            &["index", "elasticsearch", "archive"],
+            "has nowhere to put events; add [elasticsearch] with hosts, or [archive] with dir",
+        );
+    }
+    let topics = &index.topics;
+    if let Some(error_topic) = index
+        .error_topic
+        .as_ref()
+        .filter(|name| topics.contains(name))
+    {
+        problems.add_relation(
+            &["index.error_topic", "index.topics"],
+            format!("{error_topic} is one of topics: its records would come back for ever"),
+        );
+    }
+    if topics.contains(&index.dead_letter_topic) {
+        problems.add_relation(
+            &["index.dead_letter_topic", "index.topics"],
+            format!(
+                "{} is one of topics: its records would come back for ever",
+                index.dead_letter_topic
+            ),
+        );
+    }
+    if !topics.is_empty() && topic(&index.dead_letter_topic).is_err() {
+        problems.add_relation(
+            &["index.dead_letter_topic"],
+            "its default would be longer than 249 letters; set it",
+        );
+    }
+}
+
+fn check_routes(config: &Config, problems: &mut Problems) {
+    for (n, route) in config.route.iter().enumerate() {
+        let name_key = format!("route[{n}].name");
+        let earlier = config.route[..n]
+            .iter()
+            .position(|other| other.name == route.name);
+        if let Some(earlier) = earlier {
+            let what = format!("{:?} is the name of route[{earlier}] already", route.name);
+            problems.add_relation(&[&name_key], what);
+        }
+        let (lacking, table) = match route.to {
+            Destination::Index => (config.elasticsearch.is_none(), "elasticsearch"),
+            Destination::Archive => (config.archive.is_none(), "archive"),
+            Destination::ErrorTopic | Destination::Drop => (false, ""),
+        };
+        if lacking {
+            let to_key = format!("route[{n}].to");
+            problems.add_relation(&[&to_key, table], format!("needs a table [{table}]"));
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Which keys each table has, with their defaults and minima; the structs' docs say the same.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::Table;
+use super::values::{
+    absolute_path, bootstrap_server, host, http_host, index_pattern, name, path_glob,
+    path_or_name_glob, regex, timezone, topic,
+};
+use super::{
+    ArchiveConfig, BatchConfig, Compression, Config, Destination, ElasticsearchConfig, IndexConfig,
+    InputConfig, KafkaConfig, Multiline, RouteConfig, StartAt, TailConfig,
+};
+
+/// A record's number within a RecordBatch is a signed 32-bit integer.
+const COUNT_MAX: u32 = i32::MAX as u32;
+
+/// Each batch under way has its place made ready at start, and in `index` its thread.
+const IN_FLIGHT_MAX: u32 = 1000;
+
+const LEVELS: [(&str, &str); 6] = [
+    ("TRACE", "TRACE"),
+    ("DEBUG", "DEBUG"),
+    ("INFO", "INFO"),
+    ("WARN", "WARN"),
+    ("ERROR", "ERROR"),
+    ("FATAL", "FATAL"),
+];
+
+/// Properties of the consumer that are not the operator's, and why.
+const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 16] = [
+    ("bootstrap.servers", "it is kafka.bootstrap_servers"),
+    ("metadata.broker.list", "it is kafka.bootstrap_servers"),
+    ("client.id", "it is kafka.client_id"),
+    ("group.id", "it is index.group_id"),
+    (
+        "allow.auto.create.topics",
+        "it is kafka.allow_auto_create_topics",
+    ),
+    ("enable.auto.commit", COMMITS),
+    ("auto.commit.enable", COMMITS),
+    ("auto.commit.interval.ms", COMMITS),
+    ("enable.auto.offset.store", COMMITS),
+    ("offset.store.method", COMMITS),
+    (
+        "auto.offset.reset",
+        "anything but the earliest record would skip records in silence",
+    ),
+    (
+        "isolation.level",
+        "records of aborted transactions must not be indexed",
+    ),
+    ("partition.assignment.strategy", MEMBERSHIP),
+    ("group.protocol", MEMBERSHIP),
+    ("group.remote.assignor", MEMBERSHIP),
+    (
+        "enable.partition.eof",
+        "the end of a partition is no error here",
+    ),
+];
+const COMMITS: &str = "offsets are committed when their records have arrived, never by a timer";
+const MEMBERSHIP: &str = "partitions are handed over only after their batches have arrived";
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+const fn s(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Reads the whole file.
+pub(super) fn config(t: &mut Table) -> Config {
+    Config {
+        state_dir: t
+            .string("state_dir", absolute_path)
+            .unwrap_or_else(|| PathBuf::from("/var/lib/shipper")),
+        host: t.string("host", host).unwrap_or_else(|| system_host(t)),
+        kafka: t.table_or_empty("kafka", "[kafka]", kafka),
+        input: t.tables("input", "[[input]]", input),
+        tail: t.table_or_empty("tail", "[tail]", tail),
+        batch: t.table_or_empty("batch", "[batch]", batch),
+        index: t.table("index", "[index]", index),
+        elasticsearch: t.table("elasticsearch", "[elasticsearch]", elasticsearch),
+        route: t.tables("route", "[[route]]", route),
+        archive: t.table("archive", "[archive]", archive),
+    }
+}
+
+fn system_host(t: &mut Table) -> String {
+    let uname = rustix::system::uname();
+    let system = uname.nodename().to_string_lossy();
+    match host(&system) {
+        Ok(host) => host,
+        Err(_) if t.has("host") => String::new(),
+        Err(_) => {
+            t.problem(
+                "host",
+                format!("the system's name {system:?} will not do; set host"),
+            );
+            String::new()
+        }
+    }
+}
+
+fn kafka(t: &mut Table) -> KafkaConfig {
+    t.require(
+        "bootstrap_servers",
+        r#"bootstrap_servers = ["localhost:9092"]"#,
+    );
+    KafkaConfig {
+        bootstrap_servers: t.list("bootstrap_servers", bootstrap_server),
+        client_id: t
+            .string("client_id", name)
+            .unwrap_or_else(|| "shipper".to_owned()),
+        request_timeout: t.duration("request_timeout", s(30), s(1)),
+        retry_backoff: t.duration("retry_backoff", ms(100), ms(1)),
+        retry_backoff_max: t.duration("retry_backoff_max", s(5), ms(1)),
+        allow_auto_create_topics: t.bool("allow_auto_create_topics", false),
+        consumer_options: t.map(
+            "consumer_options",
+            |name, value| match CONSUMER_OPTIONS_REFUSED
+                .iter()
+                .find(|(refused, _)| *refused == name)
+            {
+                Some((_, reason)) => Err(format!("cannot be set: {reason}")),
+                None => Ok(value.to_owned()),
+            },
+        ),
+    }
+}
+
+fn input(t: &mut Table) -> InputConfig {
+    t.require("paths", r#"paths = ["/var/log/kafka/server.log"]"#);
+    t.require("topic", r#"topic = "broker-logs""#);
+    InputConfig {
+        paths: t.list("paths", path_glob),
+        exclude: t.list("exclude", path_or_name_glob),
+        topic: t.string("topic", topic).unwrap_or_default(),
+        multiline: t
+            .table(
+                "multiline",
+                r#"{ profile = "kafka" }, { profile = "none" } or { start = "REGEX" }"#,
+                multiline,
+            )
+            .unwrap_or(Multiline::Kafka),
+        start_at: t
+            .one_of(
+                "start_at",
+                &[("beginning", StartAt::Beginning), ("end", StartAt::End)],
+            )
+            .unwrap_or(StartAt::Beginning),
+        line_bytes_max: t.bytes("line_bytes_max", 256 << 10, 1 << 10),
+        event_bytes_max: t.bytes("event_bytes_max", 512 << 10, 1 << 10),
+        event_timeout: t.duration("event_timeout", ms(500), ms(1)),
+        fields: t.map("fields", |key, value| {
+            name(key)?;
+            Ok(value.to_owned())
+        }),
+    }
+}
+
+fn multiline(t: &mut Table) -> Multiline {
+    if t.has("profile") == t.has("start") {
+        t.problem("profile", "give either profile or start");
+    }
+    let profile = t.string("profile", |text| match text {
+        "kafka" => Ok(Multiline::Kafka),
+        "none" => Ok(Multiline::None),
+        _ => Err(format!("must be one of kafka, none, not {text:?}")),
+    });
+    let start = t.string("start", regex).map(Multiline::Start);
+    profile.or(start).unwrap_or(Multiline::Kafka)
+}
+
+fn tail(t: &mut Table) -> TailConfig {
+    TailConfig {
+        scan_interval: t.duration("scan_interval", s(1), ms(50)),
+        rotate_grace: t.duration("rotate_grace", s(5), s(0)),
+        save_interval: t.duration("save_interval", s(1), ms(50)),
+        shutdown_timeout: t.duration("shutdown_timeout", s(30), s(0)),
+    }
+}
+
+fn batch(t: &mut Table) -> BatchConfig {
+    BatchConfig {
+        bytes_max: t.bytes("bytes_max", 1_000_000, 16_000),
+        count_max: t.count("count_max", 50_000, COUNT_MAX),
+        linger: t.duration("linger", ms(10), ms(0)),
+        in_flight_max: t.count("in_flight_max", 5, IN_FLIGHT_MAX) as usize,
+        compression: t
+            .one_of(
+                "compression",
+                &[
+                    ("none", Compression::None),
+                    ("gzip", Compression::Gzip),
+                    ("snappy", Compression::Snappy),
+                    ("lz4", Compression::Lz4),
+                    ("zstd", Compression::Zstd),
+                ],
+            )
+            .unwrap_or(Compression::Lz4),
+    }
+}
+
+fn index(t: &mut Table) -> IndexConfig {
+    t.require("topics", r#"topics = ["broker-logs"]"#);
+    // The default routing leads there, whatever the routes before it take.
+    t.require(
+        "error_topic",
+        r#"error_topic = "broker-errors"; ERROR and FATAL events go there"#,
+    );
+    let topics = t.list("topics", topic);
+    let first_topic = topics.first().map(String::as_str).unwrap_or_default();
+    let dead_letter_topic = match t.string("dead_letter_topic", topic) {
+        Some(topic) => topic,
+        None => format!("{first_topic}-dead-letters"),
+    };
+    IndexConfig {
+        group_id: t
+            .string("group_id", name)
+            .unwrap_or_else(|| "shipper-index".to_owned()),
+        error_topic: t.string("error_topic", topic),
+        dead_letter_topic,
+        topics,
+        index_errors: t.bool("index_errors", false),
+        timezone: t
+            .string("timezone", timezone)
+            .unwrap_or(jiff::tz::TimeZone::UTC),
+        bytes_max: t.bytes("bytes_max", 4_000_000, 16_000),
+        count_max: t.count("count_max", 5_000, COUNT_MAX) as usize,
+        linger: t.duration("linger", ms(200), ms(0)),
+        in_flight_max: t.count("in_flight_max", 2, IN_FLIGHT_MAX) as usize,
+        shutdown_timeout: t.duration("shutdown_timeout", s(20), s(0)),
+    }
+}
+
+fn elasticsearch(t: &mut Table) -> ElasticsearchConfig {
+    t.require("hosts", r#"hosts = ["http://localhost:9200"]"#);
+    if t.has("username") != t.has("password_file") {
+        let missing = if t.has("username") {
+            "password_file"
+        } else {
+            "username"
+        };
+        t.problem(missing, "missing; username and password_file come together");
+    }
+    if t.has("api_key_file") && (t.has("username") || t.has("password_file")) {
+        t.problem(
+            "api_key_file",
+            "cannot stand beside username and password_file; choose",
+        );
+    }
+    ElasticsearchConfig {
+        hosts: t.list("hosts", http_host),
+        index: t
+            .string("index", index_pattern)
+            .unwrap_or_else(|| "broker-logs-{yyyy.MM.dd}".to_owned()),
+        gzip: t.bool("gzip", false),
+        username: t.string("username", |text| match text.contains(':') {
+            true => Err("must not hold a colon, which ends it in basic authentication".to_owned()),
+            false => name(text),
+        }),
+        password_file: t.string("password_file", absolute_path),
+        api_key_file: t.string("api_key_file", absolute_path),
+        request_timeout: t.duration("request_timeout", s(60), s(1)),
+        retry_backoff: t.duration("retry_backoff", ms(200), ms(1)),
+        retry_backoff_max: t.duration("retry_backoff_max", s(30), ms(1)),
+    }
+}
+
+fn route(t: &mut Table) -> RouteConfig {
+    t.require("name", r#"name = "noise""#);
+    t.require("to", r#"to = "drop""#);
+    RouteConfig {
+        name: t.string("name", name).unwrap_or_default(),
+        level: t.list("level", |text| {
+            super::values::one_of(text, &LEVELS).map(str::to_owned)
+        }),
+        logger: t.string("logger", regex),
+        message: t.string("message", regex),
+        header: t.map("header", |_, value| regex(value)),
+        field: t.map("field", |_, value| regex(value)),
+        to: t
+            .one_of(
+                "to",
+                &[
+                    ("error_topic", Destination::ErrorTopic),
+                    ("index", Destination::Index),
+                    ("archive", Destination::Archive),
+                    ("drop", Destination::Drop),
+                ],
+            )
+            .unwrap_or(Destination::Drop),
+    }
+}
+
+fn archive(t: &mut Table) -> ArchiveConfig {
+    t.require("dir", r#"dir = "/var/lib/shipper/archive""#);
+    ArchiveConfig {
+        dir: t.string("dir", absolute_path).unwrap_or_default(),
+        gzip: t.bool("gzip", false),
+    }
+}
