@@ -105,3 +105,9 @@ impl std::error::Error for Error {
         }
     }
 }
+
+impl From<crate::kafka::Error> for Error {
+    fn from(error: crate::kafka::Error) -> Error {
+        Error::Kafka { problem: error.to_string() }
+    }
+}

@@ -1,0 +1,421 @@
+//! One connection to a broker: handshake, framing, requests in flight.
+//!
+//! It is opened by a short-lived thread that may block, on a name server that hangs or a broker
+//! that does not answer, and then given to the loop, from where on it never blocks.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Error;
+use super::messages::{self, Api, Head, Versions};
+use super::record_batch::EncodedBatch;
+
+/// How long one address may take to accept. A broker that takes longer is as good as away, and
+/// there may be others.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after which the kernel asks whether the other side still lives, and between questions.
+/// Together with [`KEEPALIVE_COUNT`] a dead idle connection is noticed within a minute.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Questions without an answer after which the connection is dead.
+const KEEPALIVE_COUNT: u32 = 3;
+/// An answer that claims to be longer is none: Metadata of 100,000 partitions takes some 5 MB.
+const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
+/// What is read at once; answers to Produce take about a hundred bytes.
+const READ_LEN: usize = 16 * 1024;
+/// Pieces given to the kernel at once.
+const WRITE_PIECES_MAX: usize = 16;
+
+/// The bytes' way to the broker.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// TCP as it is.
+    Plain(TcpStream),
+}
+
+impl Transport {
+    fn connect(address: SocketAddr, timeout: Duration) -> io::Result<Transport> {
+        let stream = TcpStream::connect_timeout(&address, timeout.min(CONNECT_TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+        rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE_INTERVAL)?;
+        rustix::net::sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
+        rustix::net::sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_COUNT)?;
+        Ok(Transport::Plain(stream))
+    }
+
+    fn never_block(&self) -> io::Result<()> {
+        match self {
+            Transport::Plain(stream) => stream.set_nonblocking(true),
+        }
+    }
+}
+
+impl AsFd for Transport {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Transport::Plain(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for Transport {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Transport::Plain(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Transport::Plain(stream) => stream.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Transport::Plain(stream) => stream.write_vectored(pieces),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A connection after the handshake, before it belongs to the loop.
+#[derive(Debug)]
+pub(super) struct Opened {
+    transport: Transport,
+    versions: Versions,
+}
+
+/// Connects to `address`, `host:port`, trying all addresses of the name, and asks what the broker
+/// can do. Blocks, up to `timeout` for each step.
+///
+/// Errors: what went wrong with the last address tried.
+pub(super) fn open(address: &str, client_id: &str, timeout: Duration) -> Result<Opened, Error> {
+    let mut error = Error::Resolve(io::ErrorKind::NotFound.into());
+    for address in address.to_socket_addrs().map_err(Error::Resolve)? {
+        match open_address(address, client_id, timeout) {
+            Ok(opened) => return Ok(opened),
+            Err(failed) => error = failed,
+        }
+    }
+    Err(error)
+}
+
+fn open_address(address: SocketAddr, client_id: &str, timeout: Duration) -> Result<Opened, Error> {
+    let mut transport = Transport::connect(address, timeout).map_err(Error::Connect)?;
+    let newest = *Api::ApiVersions.versions().end();
+    let versions = match handshake(&mut transport, newest, client_id) {
+        // It does not know how to refuse a version but by hanging up.
+        Err(Error::Closed) => {
+            transport = Transport::connect(address, timeout).map_err(Error::Connect)?;
+            handshake(&mut transport, 0, client_id)?
+        }
+        versions => versions?,
+    };
+    for (api, name) in [
+        (Api::Produce, "Produce"),
+        (Api::Metadata, "Metadata"),
+        (Api::InitProducerId, "InitProducerId"),
+    ] {
+        if versions.newest(api).is_none() {
+            return Err(Error::NoCommonVersion(name));
+        }
+    }
+    transport.never_block().map_err(Error::Connection)?;
+    Ok(Opened {
+        transport,
+        versions,
+    })
+}
+
+/// Asks with `version` and, if the broker does not know it, with the newest that it does.
+fn handshake(transport: &mut Transport, version: i16, client_id: &str) -> Result<Versions, Error> {
+    let (mut code, mut versions) = ask_versions(transport, version, client_id)?;
+    if code == 35 && version > 0 {
+        let older = versions.newest(Api::ApiVersions).unwrap_or(0);
+        (code, versions) = ask_versions(transport, older.min(version - 1), client_id)?;
+    }
+    match code {
+        0 => Ok(versions),
+        code => Err(Error::Refused(code)),
+    }
+}
+
+fn ask_versions(
+    transport: &mut Transport,
+    version: i16,
+    client_id: &str,
+) -> Result<(i16, Versions), Error> {
+    let head = Head {
+        version,
+        correlation_id: 0,
+        client_id,
+    };
+    let request = messages::api_versions_request(head);
+    transport.write_all(&request).map_err(lost)?;
+    let mut len = [0; 4];
+    transport.read_exact(&mut len).map_err(lost)?;
+    let len = u32::from_be_bytes(len) as usize;
+    if !(4..=ANSWER_LEN_MAX).contains(&len) {
+        return Err(Error::Undecodable("ApiVersions answer"));
+    }
+    let mut answer = Vec::new();
+    let n_read = transport
+        .take(len as u64)
+        .read_to_end(&mut answer)
+        .map_err(lost)?;
+    if n_read < len {
+        return Err(Error::Closed);
+    }
+    messages::api_versions_answer(version, &answer[4..])
+}
+
+/// Tells a broker that hung up from a connection that broke, and both from one that is silent.
+fn lost(error: io::Error) -> Error {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        UnexpectedEof | ConnectionReset | BrokenPipe => Error::Closed,
+        io::ErrorKind::WouldBlock => Error::Connection(io::ErrorKind::TimedOut.into()),
+        _ => Error::Connection(error),
+    }
+}
+
+/// A connection of the loop; `T` is what the loop wants to know when a request is answered.
+#[derive(Debug)]
+pub(super) struct Connection<T> {
+    transport: Transport,
+    versions: Versions,
+    /// What is still to be written, and how much of its first piece is.
+    out: VecDeque<Piece>,
+    out_written: usize,
+    /// What has been read and is not yet a whole answer.
+    input: Vec<u8>,
+    /// In the order in which the broker answers.
+    pending: VecDeque<Pending<T>>,
+    next_correlation_id: i32,
+    throttled_until: Option<Instant>,
+    /// When something was last written or answered.
+    last_progress: Instant,
+}
+
+/// Bytes to be written.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Of the request itself.
+    Frame(Vec<u8>),
+    /// A batch, which its partition keeps for a resend.
+    Batch(Arc<EncodedBatch>),
+}
+
+impl Piece {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Piece::Frame(bytes) => bytes,
+            Piece::Batch(batch) => batch.as_bytes(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Pending<T> {
+    correlation_id: i32,
+    version: i16,
+    sent_at: Instant,
+    what: T,
+}
+
+/// An answer and what it answers.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    pub(super) what: T,
+    pub(super) version: i16,
+    pub(super) body: Vec<u8>,
+}
+
+impl<T> Connection<T> {
+    pub(super) fn new(opened: Opened, now: Instant) -> Connection<T> {
+        Connection {
+            transport: opened.transport,
+            versions: opened.versions,
+            out: VecDeque::new(),
+            out_written: 0,
+            input: Vec::new(),
+            pending: VecDeque::new(),
+            next_correlation_id: 1,
+            throttled_until: None,
+            last_progress: now,
+        }
+    }
+
+    /// The version of `api` to use.
+    pub(super) fn version(&self, api: Api) -> i16 {
+        let newest = self.versions.newest(api);
+        newest.expect("open refuses brokers without a common version")
+    }
+
+    /// Requests not yet answered.
+    pub(super) fn n_pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Until when nothing may be sent, if it is not over.
+    pub(super) fn throttled_until(&self, now: Instant) -> Option<Instant> {
+        self.throttled_until.filter(|until| *until > now)
+    }
+
+    /// Sends nothing for a while, as an answer asked for.
+    pub(super) fn throttle(&mut self, time_ms: i32, now: Instant) {
+        if let Ok(time_ms @ 1..) = u64::try_from(time_ms) {
+            let until = now + Duration::from_millis(time_ms);
+            self.throttled_until = Some(self.throttled_until.map_or(until, |t| t.max(until)));
+        }
+    }
+
+    /// Queues a request, which `request` writes with the head it is given.
+    pub(super) fn send(
+        &mut self,
+        api: Api,
+        client_id: &str,
+        what: T,
+        now: Instant,
+        request: impl FnOnce(Head<'_>, &mut VecDeque<Piece>),
+    ) {
+        let head = Head {
+            version: self.version(api),
+            correlation_id: self.next_correlation_id,
+            client_id,
+        };
+        self.next_correlation_id = self.next_correlation_id.checked_add(1).unwrap_or(0);
+        self.pending.push_back(Pending {
+            correlation_id: head.correlation_id,
+            version: head.version,
+            sent_at: now,
+            what,
+        });
+        request(head, &mut self.out);
+    }
+
+    /// Whether something is left to be written.
+    pub(super) fn wants_to_write(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Writes as much as the socket takes.
+    pub(super) fn write(&mut self, now: Instant) -> Result<(), Error> {
+        while !self.out.is_empty() {
+            let mut slices = [IoSlice::new(&[]); WRITE_PIECES_MAX];
+            let mut n_slices = 0;
+            for (slice, piece) in slices.iter_mut().zip(&self.out) {
+                let written = if n_slices == 0 { self.out_written } else { 0 };
+                *slice = IoSlice::new(&piece.as_bytes()[written..]);
+                n_slices += 1;
+            }
+            match self.transport.write_vectored(&slices[..n_slices]) {
+                Ok(n_written) => {
+                    self.last_progress = now;
+                    self.advance(n_written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, n_written: usize) {
+        self.out_written += n_written;
+        while let Some(piece) = self.out.front() {
+            let len = piece.as_bytes().len();
+            if self.out_written < len {
+                break;
+            }
+            self.out_written -= len;
+            self.out.pop_front();
+        }
+    }
+
+    /// Reads what has come and passes on the answers that are whole.
+    ///
+    /// Errors: `Closed`, also if answers came before it; an answer to something else than the
+    /// oldest request. Answers before the error are passed on.
+    pub(super) fn read(&mut self, now: Instant, answers: &mut Vec<Answer<T>>) -> Result<(), Error> {
+        loop {
+            let len = self.input.len();
+            self.input.resize(len + READ_LEN, 0);
+            let read = self.transport.read(&mut self.input[len..]);
+            self.input
+                .truncate(len + read.as_ref().copied().unwrap_or(0));
+            match read {
+                Ok(0) => return Err(Error::Closed),
+                Ok(n_read) => {
+                    self.last_progress = now;
+                    self.take_answers(answers)?;
+                    if n_read < READ_LEN {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+    }
+
+    fn take_answers(&mut self, answers: &mut Vec<Answer<T>>) -> Result<(), Error> {
+        let mut taken = 0;
+        while let Some((len, rest)) = self.input[taken..].split_first_chunk::<4>() {
+            let len = u32::from_be_bytes(*len) as usize;
+            if !(4..=ANSWER_LEN_MAX).contains(&len) {
+                return Err(Error::Undecodable("answer's length"));
+            }
+            let Some((id, body)) = rest.get(..len).and_then(<[u8]>::split_first_chunk::<4>) else {
+                break;
+            };
+            let expected = self.pending.front().map(|pending| pending.correlation_id);
+            if expected != Some(i32::from_be_bytes(*id)) {
+                return Err(Error::Undecodable("answer's correlation id"));
+            }
+            let pending = self.pending.pop_front().expect("it has a correlation id");
+            answers.push(Answer {
+                what: pending.what,
+                version: pending.version,
+                body: body.to_vec(),
+            });
+            taken += 4 + len;
+        }
+        self.input.drain(..taken);
+        Ok(())
+    }
+
+    /// When the oldest request has waited for too long: `timeout` after it was sent, but not
+    /// while there is progress, for five large requests may take long on a slow line, nor while
+    /// the broker throttles us.
+    pub(super) fn times_out_at(&self, timeout: Duration) -> Option<Instant> {
+        let since = self.pending.front()?.sent_at.max(self.last_progress);
+        let since = self.throttled_until.map_or(since, |t| t.max(since));
+        Some(since + timeout)
+    }
+
+    /// Gives up the connection and returns what was not answered.
+    pub(super) fn into_pending(self) -> impl Iterator<Item = T> {
+        self.pending.into_iter().map(|pending| pending.what)
+    }
+}
+
+impl<T> AsFd for Connection<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.transport.as_fd()
+    }
+}

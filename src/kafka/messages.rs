@@ -1,0 +1,582 @@
+//! The four requests of a producer and their answers, as bytes.
+//!
+//! By hand rather than through `kafka-protocol`, for two reasons: its decoder reserves memory for
+//! whatever count an answer names, so that eight broken bytes abort the process, and its encoder
+//! copies the records. The tests hold each message against it, version by version.
+//!
+//! A request is `size i32 | apiKey i16 | apiVersion i16 | correlationId i32 | clientId | body`,
+//! an answer `size i32 | correlationId i32 | body`. *Flexible* versions write lengths as unsigned
+//! varints, one more than they are, and end each struct with tagged fields, of which we send none
+//! and skip all.
+
+use std::ops::RangeInclusive;
+
+use super::Error;
+
+/// A request there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Api {
+    Produce,
+    Metadata,
+    ApiVersions,
+    InitProducerId,
+}
+
+impl Api {
+    /// Its number in the protocol.
+    pub(super) fn key(self) -> i16 {
+        match self {
+            Api::Produce => 0,
+            Api::Metadata => 3,
+            Api::ApiVersions => 18,
+            Api::InitProducerId => 22,
+        }
+    }
+
+    /// The versions written here. Produce v3 is the first with RecordBatch v2, Metadata v4 the
+    /// first that can forbid the creation of topics.
+    pub(super) fn versions(self) -> RangeInclusive<i16> {
+        match self {
+            Api::Produce => 3..=13,
+            Api::Metadata => 4..=13,
+            Api::ApiVersions => 0..=3,
+            Api::InitProducerId => 0..=5,
+        }
+    }
+
+    fn is_flexible(self, version: i16) -> bool {
+        let first = match self {
+            Api::Produce | Api::Metadata => 9,
+            Api::ApiVersions => 3,
+            Api::InitProducerId => 2,
+        };
+        version >= first
+    }
+}
+
+/// Produce answers topics by id from here on, and is asked by id.
+const PRODUCE_BY_ID: i16 = 13;
+
+/// Identifies one life of a topic.
+pub(super) type TopicId = [u8; 16];
+
+/// Writes a request; [`Writer::finish`] fills in its size.
+struct Writer {
+    bytes: Vec<u8>,
+    flexible: bool,
+}
+
+impl Writer {
+    fn new(api: Api, version: i16, correlation_id: i32, client_id: &str) -> Writer {
+        let flexible = api.is_flexible(version);
+        // The header's client id keeps the old form even where the rest is flexible.
+        let mut writer = Writer {
+            bytes: vec![0; 4],
+            flexible: false,
+        };
+        writer.put(&api.key().to_be_bytes());
+        writer.put(&version.to_be_bytes());
+        writer.put(&correlation_id.to_be_bytes());
+        writer.string(Some(client_id));
+        writer.flexible = flexible;
+        writer.no_tags();
+        writer
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn unsigned_varint(&mut self, mut value: u32) {
+        while value >= 0x80 {
+            self.bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.bytes.push(value as u8);
+    }
+
+    fn string(&mut self, string: Option<&str>) {
+        match (self.flexible, string) {
+            (true, None) => self.bytes.push(0),
+            (true, Some(string)) => self.unsigned_varint(string.len() as u32 + 1),
+            (false, None) => self.put(&(-1i16).to_be_bytes()),
+            (false, Some(string)) => self.put(&(string.len() as i16).to_be_bytes()),
+        }
+        self.put(string.unwrap_or_default().as_bytes());
+    }
+
+    /// The length of an array, or of bytes that follow.
+    fn len(&mut self, len: usize) {
+        if self.flexible {
+            self.unsigned_varint(len as u32 + 1);
+        } else {
+            self.put(&(len as i32).to_be_bytes());
+        }
+    }
+
+    fn no_tags(&mut self) {
+        if self.flexible {
+            self.bytes.push(0);
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let size = (self.bytes.len() - 4) as i32;
+        self.bytes[..4].copy_from_slice(&size.to_be_bytes());
+        self.bytes
+    }
+}
+
+/// Reads an answer. Every step fails with `Undecodable` where the bytes end too early.
+struct Reader<'a> {
+    rest: &'a [u8],
+    flexible: bool,
+    what: &'static str,
+}
+
+impl<'a> Reader<'a> {
+    fn new(answer: &'a [u8], flexible: bool, what: &'static str) -> Reader<'a> {
+        Reader {
+            rest: answer,
+            flexible,
+            what,
+        }
+    }
+
+    fn broken(&self) -> Error {
+        Error::Undecodable(self.what)
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Error> {
+        let broken = self.broken();
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(broken)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        Ok(self.take(N)?.try_into().expect("take gives N bytes"))
+    }
+
+    fn i16(&mut self) -> Result<i16, Error> {
+        self.chunk().map(i16::from_be_bytes)
+    }
+
+    fn i32(&mut self) -> Result<i32, Error> {
+        self.chunk().map(i32::from_be_bytes)
+    }
+
+    fn i64(&mut self) -> Result<i64, Error> {
+        self.chunk().map(i64::from_be_bytes)
+    }
+
+    fn unsigned_varint(&mut self) -> Result<u32, Error> {
+        let mut value = 0;
+        for n in 0..5 {
+            let [byte] = self.chunk()?;
+            value |= u32::from(byte & 0x7f) << (7 * n);
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(self.broken())
+    }
+
+    fn string(&mut self) -> Result<Option<&'a str>, Error> {
+        let len = if self.flexible {
+            i64::from(self.unsigned_varint()?) - 1
+        } else {
+            i64::from(self.i16()?)
+        };
+        if len == -1 {
+            return Ok(None);
+        }
+        let len = usize::try_from(len).map_err(|_| self.broken())?;
+        let bytes = self.take(len)?;
+        std::str::from_utf8(bytes)
+            .map(Some)
+            .map_err(|_| self.broken())
+    }
+
+    /// Reads an array, an absent one as empty. Memory grows with what is read, not with the
+    /// count that is named.
+    fn array<T>(
+        &mut self,
+        mut item: impl FnMut(&mut Reader<'a>) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let len = if self.flexible {
+            i64::from(self.unsigned_varint()?) - 1
+        } else {
+            i64::from(self.i32()?)
+        };
+        let mut items = Vec::new();
+        for _ in 0..len {
+            if self.rest.is_empty() {
+                return Err(self.broken());
+            }
+            items.push(item(self)?);
+        }
+        Ok(items)
+    }
+
+    fn tags(&mut self) -> Result<(), Error> {
+        if self.flexible {
+            for _ in 0..self.unsigned_varint()? {
+                self.unsigned_varint()?;
+                let len = self.unsigned_varint()?;
+                self.take(len as usize)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whom a request comes from and which it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) version: i16,
+    pub(super) correlation_id: i32,
+    pub(super) client_id: &'a str,
+}
+
+impl Head<'_> {
+    fn write(self, api: Api) -> Writer {
+        Writer::new(api, self.version, self.correlation_id, self.client_id)
+    }
+}
+
+/// What a broker can do: the versions of each request, by its key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Versions(Vec<(i16, i16, i16)>);
+
+impl Versions {
+    /// Returns the newest version that the broker and this program know.
+    pub(super) fn newest(&self, api: Api) -> Option<i16> {
+        let (_, min, max) = self.0.iter().find(|(key, _, _)| *key == api.key())?;
+        let ours = api.versions();
+        let newest = *max.min(ours.end());
+        (newest >= *min.max(ours.start())).then_some(newest)
+    }
+}
+
+/// Asks which versions the broker knows.
+pub(super) fn api_versions_request(head: Head<'_>) -> Vec<u8> {
+    let mut writer = head.write(Api::ApiVersions);
+    if head.version >= 3 {
+        writer.string(Some("log-shipper"));
+        writer.string(Some(env!("CARGO_PKG_VERSION")));
+        writer.no_tags();
+    }
+    writer.finish()
+}
+
+/// Returns the error code and the versions. A broker that does not know `version` answers in
+/// version 0, with code 35.
+pub(super) fn api_versions_answer(version: i16, body: &[u8]) -> Result<(i16, Versions), Error> {
+    let mut reader = Reader::new(body, false, "ApiVersions answer");
+    let code = reader.i16()?;
+    reader.flexible = code != 35 && Api::ApiVersions.is_flexible(version);
+    let versions = reader.array(|reader| {
+        let entry = (reader.i16()?, reader.i16()?, reader.i16()?);
+        reader.tags()?;
+        Ok(entry)
+    })?;
+    Ok((code, Versions(versions)))
+}
+
+/// Asks for the brokers and the leaders of `topics`.
+pub(super) fn metadata_request<'a>(
+    head: Head<'_>,
+    topics: impl ExactSizeIterator<Item = &'a str>,
+    allow_auto_create_topics: bool,
+) -> Vec<u8> {
+    let mut writer = head.write(Api::Metadata);
+    writer.len(topics.len());
+    for topic in topics {
+        if head.version >= 10 {
+            writer.put(&TopicId::default());
+        }
+        writer.string(Some(topic));
+        writer.no_tags();
+    }
+    writer.put(&[u8::from(allow_auto_create_topics)]);
+    if (8..=10).contains(&head.version) {
+        writer.put(&[0]); // No list of what we may do with the cluster,
+    }
+    if head.version >= 8 {
+        writer.put(&[0]); // nor with each topic.
+    }
+    writer.no_tags();
+    writer.finish()
+}
+
+/// The answer to Metadata, as far as a producer needs it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Metadata {
+    pub(super) throttle_ms: i32,
+    pub(super) brokers: Vec<BrokerMetadata>,
+    pub(super) topics: Vec<TopicMetadata>,
+    /// From v13 on: the whole request failed.
+    pub(super) code: i16,
+}
+
+/// One broker of the cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BrokerMetadata {
+    pub(super) node: i32,
+    /// `host:port`.
+    pub(super) address: String,
+}
+
+/// One topic that was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TopicMetadata {
+    pub(super) code: i16,
+    pub(super) name: String,
+    /// Zero before v10.
+    pub(super) id: TopicId,
+    pub(super) partitions: Vec<PartitionMetadata>,
+}
+
+/// One partition of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PartitionMetadata {
+    pub(super) code: i16,
+    pub(super) index: i32,
+    /// Node of the leader, -1 for none.
+    pub(super) leader: i32,
+}
+
+pub(super) fn metadata_answer(version: i16, body: &[u8]) -> Result<Metadata, Error> {
+    let flexible = Api::Metadata.is_flexible(version);
+    let mut reader = Reader::new(body, flexible, "Metadata answer");
+    reader.tags()?;
+    let throttle_ms = reader.i32()?;
+    let brokers = reader.array(|reader| {
+        let node = reader.i32()?;
+        let host = reader.string()?.ok_or_else(|| reader.broken())?;
+        let port = reader.i32()?;
+        let _rack = reader.string()?;
+        reader.tags()?;
+        let address = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
+        Ok(BrokerMetadata { node, address })
+    })?;
+    let _cluster_id = reader.string()?;
+    let _controller = reader.i32()?;
+    let topics = reader.array(|reader| {
+        let code = reader.i16()?;
+        let name = reader.string()?.unwrap_or_default().to_owned();
+        let id = if version >= 10 {
+            reader.chunk()?
+        } else {
+            TopicId::default()
+        };
+        let _is_internal = reader.take(1)?;
+        let partitions = reader.array(|reader| {
+            let code = reader.i16()?;
+            let index = reader.i32()?;
+            let leader = reader.i32()?;
+            if version >= 7 {
+                let _leader_epoch = reader.i32()?;
+            }
+            let n_lists = if version >= 5 { 3 } else { 2 }; // Replicas, in sync, offline.
+            for _ in 0..n_lists {
+                reader.array(Reader::i32)?;
+            }
+            reader.tags()?;
+            Ok(PartitionMetadata {
+                code,
+                index,
+                leader,
+            })
+        })?;
+        if version >= 8 {
+            let _authorized_operations = reader.i32()?;
+        }
+        reader.tags()?;
+        Ok(TopicMetadata {
+            code,
+            name,
+            id,
+            partitions,
+        })
+    })?;
+    if (8..=10).contains(&version) {
+        let _authorized_operations = reader.i32()?;
+    }
+    let code = if version >= 13 { reader.i16()? } else { 0 };
+    reader.tags()?;
+    Ok(Metadata {
+        throttle_ms,
+        brokers,
+        topics,
+        code,
+    })
+}
+
+/// Asks for a producer id of our own, without a transactional id.
+pub(super) fn init_producer_id_request(head: Head<'_>) -> Vec<u8> {
+    let mut writer = head.write(Api::InitProducerId);
+    writer.string(None);
+    writer.put(&i32::MAX.to_be_bytes()); // Timeout of transactions; there are none.
+    if head.version >= 3 {
+        writer.put(&(-1i64).to_be_bytes());
+        writer.put(&(-1i16).to_be_bytes());
+    }
+    writer.no_tags();
+    writer.finish()
+}
+
+/// The answer to InitProducerId.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ProducerIdAnswer {
+    pub(super) throttle_ms: i32,
+    pub(super) code: i16,
+    /// -1 with an error.
+    pub(super) producer_id: i64,
+    pub(super) epoch: i16,
+}
+
+pub(super) fn init_producer_id_answer(
+    version: i16,
+    body: &[u8],
+) -> Result<ProducerIdAnswer, Error> {
+    let flexible = Api::InitProducerId.is_flexible(version);
+    let mut reader = Reader::new(body, flexible, "InitProducerId answer");
+    reader.tags()?;
+    Ok(ProducerIdAnswer {
+        throttle_ms: reader.i32()?,
+        code: reader.i16()?,
+        producer_id: reader.i64()?,
+        epoch: reader.i16()?,
+    })
+}
+
+/// One batch of a Produce request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProduceItem<'a> {
+    pub(super) topic: &'a str,
+    pub(super) topic_id: TopicId,
+    pub(super) partition: i32,
+    /// Bytes of its RecordBatch.
+    pub(super) batch_len: usize,
+}
+
+/// Returns the pieces of a Produce request between which the batches belong: `pieces[n]` comes
+/// before the batch of `items[n]`, the last piece after all of them.
+///
+/// `items` of one topic must stand together, for a broker takes the last of two equal topics.
+pub(super) fn produce_request(
+    head: Head<'_>,
+    timeout_ms: i32,
+    items: &[ProduceItem<'_>],
+) -> Vec<Vec<u8>> {
+    let mut writer = head.write(Api::Produce);
+    let mut pieces = Vec::with_capacity(items.len() + 1);
+    writer.string(None); // No transaction.
+    writer.put(&(-1i16).to_be_bytes()); // acks=all.
+    writer.put(&timeout_ms.to_be_bytes());
+    let by_topic = || items.chunk_by(|a, b| a.topic == b.topic);
+    writer.len(by_topic().count());
+    for items in by_topic() {
+        if head.version >= PRODUCE_BY_ID {
+            writer.put(&items[0].topic_id);
+        } else {
+            writer.string(Some(items[0].topic));
+        }
+        writer.len(items.len());
+        for item in items {
+            writer.put(&item.partition.to_be_bytes());
+            writer.len(item.batch_len);
+            pieces.push(std::mem::take(&mut writer.bytes));
+            writer.no_tags();
+        }
+        writer.no_tags();
+    }
+    writer.no_tags();
+    pieces.push(writer.bytes);
+
+    let n_bytes = pieces.iter().map(Vec::len).sum::<usize>()
+        + items.iter().map(|item| item.batch_len).sum::<usize>();
+    pieces[0][..4].copy_from_slice(&((n_bytes - 4) as i32).to_be_bytes());
+    pieces
+}
+
+/// The answer to Produce.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ProduceAnswer {
+    pub(super) throttle_ms: i32,
+    pub(super) items: Vec<ProduceOutcome>,
+}
+
+/// What became of one batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ProduceOutcome {
+    /// Empty from v13 on.
+    pub(super) topic: String,
+    /// Zero before v13.
+    pub(super) topic_id: TopicId,
+    pub(super) partition: i32,
+    pub(super) code: i16,
+    pub(super) base_offset: i64,
+    /// The records that are to blame, by their number in the batch, with the reason. From v8 on.
+    pub(super) record_errors: Vec<(i32, Option<String>)>,
+    /// From v8 on.
+    pub(super) message: Option<String>,
+}
+
+pub(super) fn produce_answer(version: i16, body: &[u8]) -> Result<ProduceAnswer, Error> {
+    let flexible = Api::Produce.is_flexible(version);
+    let mut reader = Reader::new(body, flexible, "Produce answer");
+    reader.tags()?;
+    let topics = reader.array(|reader| {
+        let (topic, topic_id) = if version >= PRODUCE_BY_ID {
+            (String::new(), reader.chunk()?)
+        } else {
+            let topic = reader.string()?.unwrap_or_default().to_owned();
+            (topic, TopicId::default())
+        };
+        let outcomes = reader.array(|reader| {
+            let partition = reader.i32()?;
+            let code = reader.i16()?;
+            let base_offset = reader.i64()?;
+            let _log_append_time = reader.i64()?;
+            if version >= 5 {
+                let _log_start_offset = reader.i64()?;
+            }
+            let mut record_errors = Vec::new();
+            let mut message = None;
+            if version >= 8 {
+                record_errors = reader.array(|reader| {
+                    let index = reader.i32()?;
+                    let reason = reader.string()?.map(str::to_owned);
+                    reader.tags()?;
+                    Ok((index, reason))
+                })?;
+                message = reader.string()?.map(str::to_owned);
+            }
+            reader.tags()?;
+            Ok(ProduceOutcome {
+                topic: topic.clone(),
+                topic_id,
+                partition,
+                code,
+                base_offset,
+                record_errors,
+                message,
+            })
+        })?;
+        reader.tags()?;
+        Ok(outcomes)
+    })?;
+    let throttle_ms = reader.i32()?;
+    reader.tags()?;
+    Ok(ProduceAnswer {
+        throttle_ms,
+        items: topics.into_iter().flatten().collect(),
+    })
+}

@@ -1,0 +1,113 @@
+//! What the tail walk may know of Kafka: a producer of its own.
+//!
+//! A batch is the unit of everything here: one receipt, one sequence number, one resend. From the
+//! hub a batch goes by channel to one thread with a poll loop, which owns all connections:
+//!
+//! ```text
+//! record_batch   an arena -> RecordBatch v2 bytes, compressed, checksummed
+//! messages       the four requests and their answers, as bytes
+//! connection     one TCP connection: framing, requests in flight
+//! cluster        brokers, topics, leaders
+//! verdict        what each error code means for a batch
+//! partition      idempotent delivery: sequences, in flight, recovery
+//! producer       the thread and its loop
+//! ```
+//!
+//! Facts it stands on, seen on Kafka 3.9 and 4.1 where nothing else is said:
+//!
+//! - The broker remembers, per producer id and partition, the last five batches and answers a
+//!   repeat (same epoch, first and last sequence number) with success and the first offset. Hence
+//!   five in flight, and hence a batch is resent unchanged or not at all.
+//! - It takes nothing out of sequence, except that a partition which knows nothing of a producer
+//!   id takes any first sequence number. Hence the first batch under a new producer id, or to a
+//!   topic that may have been made anew, goes alone: a second one behind it could overtake it.
+//! - After a restart the broker remembers the last batch alone. A resend of the one before is then
+//!   answered OUT_OF_ORDER_SEQUENCE_NUMBER; that a later one is answered with success tells that
+//!   it had arrived. If none is, nothing is known, and a repeat is better than a loss.
+//! - Sending with producer id -1 is accepted and not idempotent, so an InitProducerId that fails
+//!   is repeated for as long as it takes.
+//! - LZ4 frames must have independent blocks, Snappy the framing of the Java client. Zstandard
+//!   needs Produce v7.
+//! - A request of a version the broker does not know closes the connection. ApiVersions is asked
+//!   first; a broker that does not know its version answers in version 0, with error 35.
+//! - Topics are named by id from Produce v13 on.
+//! - The broker closes a connection after ten idle minutes. That is no trouble and not logged.
+//! - A throttled client is answered at once and then not read from; it must not send for as long
+//!   as the answer says.
+//!
+//! Absent on purpose: transactions, acks other than `all`, timeouts of a batch, raising the epoch
+//! of a producer id (a new id does the same and needs no knowledge of what went before).
+
+mod cluster;
+mod connection;
+mod messages;
+mod partition;
+pub mod consumer;
+pub mod producer;
+pub mod record_batch;
+mod verdict;
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// Why something between us and a broker failed.
+#[derive(Debug)]
+pub enum Error {
+    /// The thread, or what wakes it, cannot be made.
+    Start(io::Error),
+    /// The codec failed, for want of memory.
+    Codec(io::Error),
+    /// The name of a broker leads nowhere.
+    Resolve(io::Error),
+    /// No connection came about.
+    Connect(io::Error),
+    /// A connection failed.
+    Connection(io::Error),
+    /// The broker closed the connection.
+    Closed,
+    /// No answer for this long.
+    NoAnswer(Duration),
+    /// Bytes that are no answer to what was asked; names the answer.
+    Undecodable(&'static str),
+    /// The broker answered the handshake with this code.
+    Refused(i16),
+    /// The broker knows no version of this request that we know.
+    NoCommonVersion(&'static str),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Start(source) => write!(f, "cannot start the producer: {source}"),
+            Error::Codec(source) => write!(f, "cannot compress a batch: {source}"),
+            Error::Resolve(source) => write!(f, "cannot resolve its name: {source}"),
+            Error::Connect(source) => write!(f, "cannot connect: {source}"),
+            Error::Connection(source) => write!(f, "connection lost: {source}"),
+            Error::Closed => write!(f, "the broker closed the connection"),
+            Error::NoAnswer(time) => write!(f, "no answer for {time:?}"),
+            Error::Undecodable(what) => write!(f, "cannot decode its {what}"),
+            Error::Refused(code) => {
+                write!(f, "handshake refused with error {}", verdict::named(*code))
+            }
+            Error::NoCommonVersion(request) => write!(
+                f,
+                "it knows no version of {request} that this program knows (Kafka 2.1 or later is \
+                 needed)"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Start(source)
+            | Error::Codec(source)
+            | Error::Resolve(source)
+            | Error::Connect(source)
+            | Error::Connection(source) => Some(source),
+            _ => None,
+        }
+    }
+}

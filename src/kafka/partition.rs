@@ -1,0 +1,406 @@
+//! Idempotent delivery to one partition: sequence numbers, batches in flight, recovery.
+//!
+//! Pure: no socket, no clock. The queue holds every batch of the partition that is not settled, in
+//! order. Its front part is *open*: sent under a sequence number at least once. Batches are sent in
+//! order, at most five are in flight, and as long as each arrives the front leaves the queue.
+//!
+//! When one does not arrive, nothing more is sent until none is in flight. Then all answers are
+//! read together ([`Partition::recover`]): what arrived is settled, and the first that did not
+//! decides what is done. Resending starts at the front, unchanged and in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::record_batch::EncodedBatch;
+use super::verdict::{Verdict, may_be_another_topic, may_have_arrived, verdict};
+
+/// Batches in flight for one partition: as many as the broker remembers.
+pub(super) const IN_FLIGHT_MAX: usize = 5;
+
+/// Answers CORRUPT_MESSAGE in a row after which the batch in memory must be broken.
+const CORRUPT_MAX: u32 = 10;
+
+/// In whose name batches are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) producer_id: i64,
+    pub(super) epoch: i16,
+}
+
+/// Identifies a queued batch for the answer that belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PieceId(pub(super) u64);
+
+/// A batch, or a part of one that had to be cut.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) id: PieceId,
+    /// The number under which the producer knows the batch that it is, or is a part of.
+    pub(super) origin: u64,
+    pub(super) batch: Arc<EncodedBatch>,
+    pub(super) n_records: u32,
+    /// Given when it is first sent.
+    base_sequence: Option<i32>,
+    in_flight: bool,
+    /// The answer since it was last sent.
+    outcome: Option<Outcome>,
+    /// An earlier answer, or the lack of one, leaves it possible that it arrived.
+    may_have_arrived: bool,
+    /// A later one has arrived under the same identity.
+    overtaken: bool,
+}
+
+impl Piece {
+    pub(super) fn new(id: PieceId, origin: u64, batch: EncodedBatch, n_records: u32) -> Piece {
+        Piece {
+            id,
+            origin,
+            batch: Arc::new(batch),
+            n_records,
+            base_sequence: None,
+            in_flight: false,
+            outcome: None,
+            may_have_arrived: false,
+            overtaken: false,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.base_sequence.is_some()
+    }
+
+    fn verdict(&self) -> Option<Verdict> {
+        match self.outcome.as_ref()? {
+            Outcome::Arrived(_) => Some(Verdict::Arrived),
+            Outcome::Refused(refusal) => Some(verdict(refusal.code)),
+            Outcome::Unknown => None,
+        }
+    }
+}
+
+/// What became of a batch that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It stands in the log from this offset on, -1 where the broker does not say.
+    Arrived(i64),
+    /// The broker answered with an error.
+    Refused(Refusal),
+    /// There was no answer, or none that makes sense.
+    Unknown,
+}
+
+/// An error the broker answered with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Refusal {
+    pub(super) code: i16,
+    /// The broker's words.
+    pub(super) message: Option<String>,
+    /// Records that are to blame, by their number, with the reason.
+    pub(super) records: Vec<(i32, Option<String>)>,
+}
+
+/// A batch that has left the queue because it arrived.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) piece: Piece,
+    pub(super) base_offset: i64,
+}
+
+/// What is to be done after everything in flight has been answered.
+#[derive(Debug)]
+pub(super) enum Recovery {
+    /// Nothing: all that was sent has arrived.
+    None,
+    /// After a wait everything is sent again as it is; with the refusal that made it necessary,
+    /// `None` if it was the connection.
+    Resend(Option<Refusal>),
+    /// This piece has left the queue and must come back with [`Partition::put_back`], in parts or
+    /// without some of its records.
+    Cut(Box<Piece>, Refusal),
+    /// The broker has lost our sequence: a new producer id is needed. The pieces named may be
+    /// repeated, for nobody knows whether they had arrived.
+    NewIdentity(Vec<u64>),
+    /// Only a restart, or a human, can help.
+    Fatal(Refusal),
+}
+
+/// The batches of one partition on their way.
+#[derive(Debug, Default)]
+pub(super) struct Partition {
+    queue: VecDeque<Piece>,
+    identity: Option<Identity>,
+    next_sequence: i32,
+    /// Sequence number after the last batch that arrived under `identity`.
+    arrived_end: i32,
+    n_in_flight: usize,
+    /// Whether the broker is known to know our sequence. If not, the first batch goes alone: a
+    /// broker that knows nothing of a producer id takes any sequence number, also that of the
+    /// second batch when the first was refused.
+    proven: bool,
+    /// Something did not arrive; what is new waits.
+    recovering: bool,
+    n_corrupt: u32,
+    /// Recoveries since something last arrived.
+    pub(super) n_failures: u32,
+}
+
+impl Partition {
+    /// Adds a batch at the end.
+    pub(super) fn push(&mut self, piece: Piece) {
+        self.queue.push_back(piece);
+    }
+
+    /// Puts the parts of a piece that was cut back to the front.
+    pub(super) fn put_back(&mut self, parts: Vec<Piece>) {
+        for part in parts.into_iter().rev() {
+            self.queue.push_front(part);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn n_in_flight(&self) -> usize {
+        self.n_in_flight
+    }
+
+    pub(super) fn has_identity(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// Gives it a name to send under, from sequence number 0 on. Nothing may be open.
+    pub(super) fn identify(&mut self, identity: Identity) {
+        self.identity = Some(identity);
+        self.next_sequence = 0;
+        self.arrived_end = 0;
+        self.proven = false;
+    }
+
+    /// Makes the next batch go alone, for the broker may have forgotten us.
+    pub(super) fn distrust(&mut self) {
+        self.proven = false;
+    }
+
+    /// Returns the length of the batch that may be sent now.
+    pub(super) fn sendable_len(&self) -> Option<usize> {
+        let piece = &self.queue[self.sendable()?];
+        Some(piece.batch.as_bytes().len())
+    }
+
+    fn sendable(&self) -> Option<usize> {
+        self.identity?;
+        let allowed = if self.proven { IN_FLIGHT_MAX } else { 1 };
+        if self.n_in_flight >= allowed {
+            return None;
+        }
+        let next = self
+            .queue
+            .iter()
+            .position(|piece| !piece.in_flight && piece.outcome.is_none())?;
+        // Sequence numbers refused tell nothing by themselves. The answers to all that is open do,
+        // so those go on being sent.
+        let may_go =
+            !self.recovering || (self.queue[next].is_open() && self.only_out_of_sequence());
+        may_go.then_some(next)
+    }
+
+    fn only_out_of_sequence(&self) -> bool {
+        self.queue.iter().all(|piece| {
+            piece.outcome.is_none()
+                || matches!(
+                    piece.verdict(),
+                    Some(Verdict::OutOfSequence | Verdict::Arrived)
+                )
+        })
+    }
+
+    /// Takes the next batch to be sent: stamped, and in flight from now on.
+    pub(super) fn take(&mut self) -> Option<(PieceId, Arc<EncodedBatch>)> {
+        let next = self.sendable()?;
+        let identity = self.identity?;
+        let piece = &mut self.queue[next];
+        if piece.base_sequence.is_none() {
+            let sequence = self.next_sequence;
+            piece.base_sequence = Some(sequence);
+            self.next_sequence = sequence_after(sequence, piece.n_records);
+            // In place, unless a connection that was lost has not let go of it yet.
+            Arc::make_mut(&mut piece.batch).stamp(identity.producer_id, identity.epoch, sequence);
+        }
+        piece.in_flight = true;
+        self.n_in_flight += 1;
+        Some((piece.id, piece.batch.clone()))
+    }
+
+    /// Notes what became of a batch in flight; adds to `arrived` what can leave the queue.
+    pub(super) fn answered(&mut self, id: PieceId, outcome: Outcome, arrived: &mut Vec<Arrived>) {
+        let piece = self.queue.iter_mut().find(|piece| piece.id == id);
+        let piece = piece.expect("what is in flight is in the queue");
+        piece.in_flight = false;
+        self.n_in_flight -= 1;
+        match &outcome {
+            Outcome::Arrived(_) => {}
+            Outcome::Unknown => {
+                piece.may_have_arrived = true;
+                self.recovering = true;
+            }
+            Outcome::Refused(refusal) => {
+                piece.may_have_arrived |= may_have_arrived(refusal.code);
+                self.recovering = true;
+                if verdict(refusal.code) == Verdict::OutOfSequence {
+                    // It knows a sequence, so that it takes nothing that does not follow.
+                    self.proven = true;
+                }
+            }
+        }
+        piece.outcome = Some(outcome);
+        if !self.recovering {
+            self.settle(arrived, 1);
+        }
+    }
+
+    /// Whether [`Partition::recover`] is due.
+    pub(super) fn must_recover(&self) -> bool {
+        self.recovering && self.n_in_flight == 0 && self.sendable().is_none()
+    }
+
+    /// Reads the answers to all that is open together and decides what is to be done.
+    pub(super) fn recover(&mut self, arrived: &mut Vec<Arrived>) -> Recovery {
+        self.recovering = false;
+        // The broker takes nothing out of sequence: where a later one arrived, one that was only
+        // refused for its sequence number had arrived before, and was forgotten since.
+        let last_arrived = self
+            .queue
+            .iter()
+            .rposition(|piece| piece.verdict() == Some(Verdict::Arrived));
+        for piece in self.queue.iter_mut().take(last_arrived.unwrap_or(0)) {
+            piece.overtaken = true;
+        }
+        for piece in &mut self.queue {
+            if piece.overtaken && piece.verdict() == Some(Verdict::OutOfSequence) {
+                piece.outcome = Some(Outcome::Arrived(-1));
+            }
+        }
+        let n_open = self
+            .queue
+            .iter()
+            .take_while(|piece| piece.is_open())
+            .count();
+        self.settle(arrived, n_open);
+
+        let refusal = match self.queue.front().map(|piece| &piece.outcome) {
+            Some(Some(Outcome::Refused(refusal))) => refusal.clone(),
+            Some(Some(Outcome::Unknown)) => return self.resend(None),
+            _ => {
+                self.forget_outcomes();
+                return Recovery::None;
+            }
+        };
+        if may_be_another_topic(refusal.code) {
+            self.proven = false;
+        }
+        match verdict(refusal.code) {
+            Verdict::Halve | Verdict::Reject => self.cut(refusal),
+            Verdict::OutOfSequence if self.all_refused_for_good() => self.start_anew(),
+            Verdict::Fenced => Recovery::Fatal(refusal),
+            Verdict::Corrupt if self.n_corrupt + 1 >= CORRUPT_MAX => Recovery::Fatal(refusal),
+            Verdict::Corrupt => {
+                self.n_corrupt += 1;
+                self.resend(Some(refusal))
+            }
+            _ => self.resend(Some(refusal)),
+        }
+    }
+
+    /// Removes what arrived from the first `n_first` of the queue.
+    fn settle(&mut self, arrived: &mut Vec<Arrived>, n_first: usize) {
+        let mut kept = VecDeque::new();
+        for _ in 0..n_first {
+            let Some(piece) = self.queue.pop_front() else {
+                break;
+            };
+            if let Some(Outcome::Arrived(base_offset)) = piece.outcome {
+                let sequence = piece.base_sequence.expect("what arrived was sent");
+                self.arrived_end = sequence_after(sequence, piece.n_records);
+                self.proven = true;
+                self.n_failures = 0;
+                self.n_corrupt = 0;
+                arrived.push(Arrived { piece, base_offset });
+            } else {
+                kept.push_back(piece);
+            }
+        }
+        while let Some(piece) = kept.pop_back() {
+            self.queue.push_front(piece);
+        }
+        // Several answers may have waited for the front one.
+        if n_first == 1
+            && let Some(Outcome::Arrived(_)) = self.queue.front().and_then(|p| p.outcome.as_ref())
+        {
+            self.settle(arrived, 1);
+        }
+    }
+
+    fn forget_outcomes(&mut self) {
+        for piece in &mut self.queue {
+            piece.outcome = None;
+        }
+    }
+
+    fn resend(&mut self, refusal: Option<Refusal>) -> Recovery {
+        self.n_failures += 1;
+        self.forget_outcomes();
+        Recovery::Resend(refusal)
+    }
+
+    /// Takes the front out. Its sequence numbers were not used up, so all after it get new ones;
+    /// they cannot have arrived before it.
+    fn cut(&mut self, refusal: Refusal) -> Recovery {
+        self.forget_outcomes();
+        let front = self.queue.pop_front().expect("the front was refused");
+        self.next_sequence = match front.base_sequence {
+            Some(sequence) if !front.overtaken => sequence,
+            _ => self.arrived_end,
+        };
+        self.close_all();
+        Recovery::Cut(Box::new(front), refusal)
+    }
+
+    /// Takes the sequence numbers from all that is open.
+    fn close_all(&mut self) {
+        for piece in &mut self.queue {
+            piece.base_sequence = None;
+            piece.may_have_arrived = false;
+            piece.overtaken = false;
+        }
+    }
+
+    /// Whether no open batch can have an answer other than a refusal by being sent again.
+    fn all_refused_for_good(&self) -> bool {
+        self.queue
+            .iter()
+            .take_while(|piece| piece.is_open())
+            .all(|piece| {
+                matches!(
+                    piece.verdict(),
+                    Some(Verdict::OutOfSequence | Verdict::Halve | Verdict::Reject)
+                )
+            })
+    }
+
+    fn start_anew(&mut self) -> Recovery {
+        let open = self.queue.iter().take_while(|piece| piece.is_open());
+        let doubtful = open.filter(|piece| piece.may_have_arrived);
+        let origins = doubtful.map(|piece| piece.origin).collect();
+        self.forget_outcomes();
+        self.close_all();
+        self.identity = None;
+        self.n_failures += 1;
+        Recovery::NewIdentity(origins)
+    }
+}
+
+/// Sequence numbers wrap from 2^31-1 to 0.
+fn sequence_after(sequence: i32, n_records: u32) -> i32 {
+    ((sequence as u32).wrapping_add(n_records) & 0x7fff_ffff) as i32
+}

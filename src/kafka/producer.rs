@@ -1,0 +1,1321 @@
+//! Idempotent delivery: one thread, one poll loop, all connections.
+//!
+//! The journey of a batch: it comes by the channel, is compressed, its arena goes back, and it
+//! joins the queue of its partition. Whenever the partition's leader is connected and has fewer
+//! than five requests open, one batch of each of its partitions goes out in one request. The
+//! answer settles it, or makes the partition recover (`partition.rs`).
+//!
+//! Nothing here gives a batch up: what may heal is waited for, what is wrong is said once when it
+//! changes and once when it is over ([`Health`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use log::{debug, info, warn};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+use super::Error;
+use super::cluster::Cluster;
+use super::connection::{self, Answer, Connection, Opened, Piece as Bytes};
+use super::messages::{self, Api, ProduceItem, ProduceOutcome};
+use super::partition::{Arrived, Identity, Outcome, Partition, Piece, PieceId, Recovery, Refusal};
+use super::record_batch::{EncodedBatch, Encoder, Headers, RecordArena, RecordRef};
+use super::verdict::{Verdict, explained, named, verdict};
+use crate::batch::Batch;
+use crate::config::{Compression, KafkaConfig};
+use crate::record::{BatchId, Span};
+
+/// Requests open on one connection: with more the broker no longer recognises repeats.
+const REQUESTS_MAX: usize = 5;
+/// Bytes of batches after which nothing is added to a request. A single batch may be larger.
+const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How often leaders are asked for without need, to notice new partitions.
+const METADATA_INTERVAL: Duration = Duration::from_secs(300);
+/// How long one attempt to connect goes on before the next address is tried beside it.
+const CONNECT_STAGGER: Duration = Duration::from_secs(1);
+/// A partition that got nothing for this long may have been forgotten by its broker, which keeps
+/// producer ids for a day by default, an hour being the least anybody sets.
+const TRUST_TIME: Duration = Duration::from_secs(30 * 60);
+/// Failures in a row after which what a leader's move explains is worth a warning.
+const MOVE_FAILURES_MAX: u32 = 2;
+
+/// Delivers batches. Dropping the last handle ends the thread; what is not settled then is
+/// not given up but simply not answered.
+#[derive(Clone)]
+pub struct Producer {
+    handle: Arc<Handle>,
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Producer")
+    }
+}
+
+struct Handle {
+    line: Line,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.line.say(Command::End);
+    }
+}
+
+/// The way to the thread: a channel, and what wakes it from its poll.
+#[derive(Clone)]
+struct Line {
+    commands: Sender<Command>,
+    waker: Arc<OwnedFd>,
+}
+
+impl Line {
+    fn say(&self, command: Command) {
+        // Neither fails but when the thread is gone, and then nobody is to be woken.
+        if self.commands.send(command).is_ok() {
+            let _ = rustix::io::write(&self.waker, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+enum Command {
+    Send(Batch, Sender<Delivery>),
+    Describe(Arc<str>, Sender<Delivery>),
+    Opened(Arc<str>, Result<Opened, Error>),
+    End,
+}
+
+/// What the producer reports.
+#[derive(Debug)]
+pub enum Delivery {
+    /// The topic is known.
+    Topic {
+        /// Its name.
+        topic: Arc<str>,
+        /// How many partitions it has; at least one.
+        n_partitions: i32,
+    },
+    /// The arena of a batch that is compressed and not needed any more, to be filled again.
+    Recycled(RecordArena),
+    /// A batch is settled.
+    Settled(Receipt),
+    /// Going on would break the promise, for this reason; nothing more is sent.
+    Fatal(String),
+}
+
+/// What became of a batch. All its records stand in the log, except `rejects`.
+#[derive(Debug)]
+pub struct Receipt {
+    /// Which batch.
+    pub batch: BatchId,
+    /// Where it went.
+    pub topic: Arc<str>,
+    /// Where it went.
+    pub partition: i32,
+    /// The ground it covers.
+    pub spans: Vec<Span>,
+    /// Its records, rejected ones included.
+    pub n_records: u32,
+    /// Offset of its first record, -1 if unknown.
+    pub base_offset: i64,
+    /// What the broker can never take, in order.
+    pub rejects: Vec<Rejected>,
+    /// Whether records of it may stand in the log twice, for the broker had forgotten us.
+    pub may_repeat: bool,
+}
+
+/// A record the broker can never take. It goes to dead letters before its ground is settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Unit: milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// The event.
+    pub value: Vec<u8>,
+    /// Names and values.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The broker's reason.
+    pub reason: String,
+    /// The broker's error code.
+    pub code: i16,
+}
+
+impl Producer {
+    /// Starts the thread, which connects at once.
+    ///
+    /// Errors: `Start` or `Codec`, both for want of the system's resources.
+    pub fn start(config: &KafkaConfig, compression: Compression) -> Result<Producer, Error> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let waker = eventfd(0, flags).map_err(|error| Error::Start(error.into()))?;
+        let (commands, receiver) = unbounded();
+        let line = Line {
+            commands,
+            waker: Arc::new(waker),
+        };
+        let encoder = Encoder::new(compression)?;
+        let worker = Worker::new(config.clone(), compression, encoder, line.clone());
+        thread::Builder::new()
+            .name("kafka-producer".into())
+            .spawn(move || worker.run(&receiver))
+            .map_err(Error::Start)?;
+        Ok(Producer {
+            handle: Arc::new(Handle { line }),
+        })
+    }
+
+    /// Hands a batch over. Never blocks: the caller bounds what is under way. The batch gets
+    /// exactly one [`Delivery::Settled`] on `reply`, whenever that may be.
+    pub fn send(&self, batch: Batch, reply: &Sender<Delivery>) {
+        self.handle.line.say(Command::Send(batch, reply.clone()));
+    }
+
+    /// Asks how many partitions a topic has. Answered by one [`Delivery::Topic`] once that is
+    /// known; until then the log says why it is not.
+    pub fn describe(&self, topic: &Arc<str>, reply: &Sender<Delivery>) {
+        let command = Command::Describe(topic.clone(), reply.clone());
+        self.handle.line.say(command);
+    }
+}
+
+/// What a request on its way was for.
+#[derive(Debug)]
+enum Request {
+    Metadata,
+    ProducerId,
+    Produce(Vec<Sent>),
+}
+
+/// A batch in a Produce request.
+#[derive(Debug)]
+struct Sent {
+    /// Index into the worker's partitions.
+    slot: usize,
+    piece: PieceId,
+}
+
+/// The way to one broker.
+enum Link {
+    /// Nothing; not before the time given may it be tried again.
+    Down {
+        not_before: Instant,
+    },
+    /// A thread is at it since.
+    Opening {
+        since: Instant,
+    },
+    Up(Connection<Request>),
+}
+
+/// A question to any broker that is asked until it is answered.
+#[derive(Debug, Default)]
+struct Question {
+    wanted: bool,
+    under_way: bool,
+    not_before: Option<Instant>,
+    n_failures: u32,
+}
+
+impl Question {
+    fn is_due(&self, now: Instant) -> bool {
+        self.wanted && !self.under_way && self.not_before.is_none_or(|time| time <= now)
+    }
+
+    fn ask_again(&mut self, not_before: Instant) {
+        self.under_way = false;
+        self.wanted = true;
+        self.not_before = Some(not_before);
+        self.n_failures += 1;
+    }
+
+    fn is_answered(&mut self) {
+        *self = Question::default();
+    }
+}
+
+/// Says what is wrong once when it changes and once when it is over.
+#[derive(Debug, Default)]
+struct Health {
+    troubles: BTreeMap<String, String>,
+}
+
+impl Health {
+    fn is_bad(&mut self, subject: String, reason: String) {
+        let known = self.troubles.get(&subject);
+        if known != Some(&reason) {
+            warn!("{subject}: {reason}");
+            self.troubles.insert(subject, reason);
+        }
+    }
+
+    fn is_good(&mut self, subject: &str) {
+        if self.troubles.remove(subject).is_some() {
+            info!("{subject}: well again");
+        }
+    }
+}
+
+/// A partition and where its batches are.
+struct Slot {
+    topic: Arc<str>,
+    index: i32,
+    partition: Partition,
+    /// Who has what is in flight: what follows must go the same way, or wait.
+    home: Option<Arc<str>>,
+    not_before: Option<Instant>,
+    last_arrival: Option<Instant>,
+    is_troubled: bool,
+}
+
+impl Slot {
+    fn subject(&self) -> String {
+        format!("topic {:?} partition {}", self.topic, self.index)
+    }
+}
+
+/// A batch of the caller's that has pieces in a partition.
+struct Origin {
+    n_pieces: usize,
+    receipt: Receipt,
+    reply: Sender<Delivery>,
+}
+
+struct Worker {
+    config: KafkaConfig,
+    compression: Compression,
+    encoder: Encoder,
+    line: Line,
+    cluster: Cluster,
+    links: BTreeMap<Arc<str>, Link>,
+    /// Attempts to reach an address that failed in a row.
+    n_link_failures: HashMap<Arc<str>, u32>,
+    /// Where to look next for a broker that answers.
+    next_address: usize,
+    slots: Vec<Slot>,
+    slot_by_name: HashMap<(Arc<str>, i32), usize>,
+    /// Where the next request begins to look for batches, so that no partition starves.
+    next_slot: usize,
+    origins: HashMap<u64, Origin>,
+    /// Number of the next origin or piece.
+    next_id: u64,
+    /// For partitions that have none.
+    identity: Option<Identity>,
+    metadata: Question,
+    metadata_at: Instant,
+    producer_id: Question,
+    waiting: Vec<(Arc<str>, Sender<Delivery>)>,
+    health: Health,
+    fatal: Option<String>,
+    jitter: u64,
+    /// When the loop must look again even if nothing happens.
+    wake_at: Option<Instant>,
+}
+
+impl Worker {
+    fn new(config: KafkaConfig, compression: Compression, encoder: Encoder, line: Line) -> Worker {
+        let wanted = || Question {
+            wanted: true,
+            ..Question::default()
+        };
+        Worker {
+            cluster: Cluster::new(&config.bootstrap_servers),
+            config,
+            compression,
+            encoder,
+            line,
+            links: BTreeMap::new(),
+            n_link_failures: HashMap::new(),
+            next_address: 0,
+            slots: Vec::new(),
+            slot_by_name: HashMap::new(),
+            next_slot: 0,
+            origins: HashMap::new(),
+            next_id: 0,
+            identity: None,
+            metadata: wanted(),
+            metadata_at: Instant::now(),
+            producer_id: wanted(),
+            waiting: Vec::new(),
+            health: Health::default(),
+            fatal: None,
+            jitter: RandomState::new().build_hasher().finish() | 1,
+            wake_at: None,
+        }
+    }
+
+    fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            let now = Instant::now();
+            self.wake_at = None;
+            while let Ok(command) = commands.try_recv() {
+                match command {
+                    Command::Send(batch, reply) => self.accept(batch, reply, now),
+                    Command::Describe(topic, reply) => self.describe(topic, reply),
+                    Command::Opened(address, opened) => self.opened(address, opened, now),
+                    Command::End => return,
+                }
+            }
+            if self.fatal.is_none() {
+                self.ask(now);
+                self.produce(now);
+            }
+            self.write(now);
+            self.end_silence(now);
+            self.wait();
+        }
+    }
+
+    /// Notes that the loop must look again at `time`.
+    fn wake_by(&mut self, time: Instant) {
+        self.wake_at = Some(self.wake_at.map_or(time, |t| t.min(time)));
+    }
+
+    /// Returns when to try again after so many failures in a row.
+    fn retry_at(&mut self, n_failures: u32, now: Instant) -> Instant {
+        let wait =
+            self.config.retry_backoff * 2u32.saturating_pow(n_failures.saturating_sub(1).min(20));
+        let wait = wait.min(self.config.retry_backoff_max);
+        // xorshift64: what many shippers try at once is spread over 80 to 120 %.
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        now + wait.mul_f64(0.8 + 0.4 * (self.jitter % 1000) as f64 / 1000.0)
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    // Commands.
+
+    fn accept(&mut self, batch: Batch, reply: Sender<Delivery>, now: Instant) {
+        let origin = self.new_id();
+        let n_records = batch.records.count();
+        let receipt = Receipt {
+            batch: batch.id,
+            topic: batch.topic.clone(),
+            partition: batch.partition,
+            spans: batch.spans,
+            n_records,
+            base_offset: -1,
+            rejects: Vec::new(),
+            may_repeat: false,
+        };
+        if let Some(reason) = &self.fatal {
+            tell(&reply, Delivery::Fatal(reason.clone()));
+        }
+        let (encoded, arena) = match self.encoder.encode(batch.records) {
+            Ok(encoded) => encoded,
+            Err(error) => return self.stop(error.to_string()),
+        };
+        tell(&reply, Delivery::Recycled(arena));
+        self.origins.insert(
+            origin,
+            Origin {
+                n_pieces: 1,
+                receipt,
+                reply,
+            },
+        );
+        if n_records == 0 {
+            return self.finish_piece(origin, -1);
+        }
+        let slot = self.slot_of(batch.topic, batch.partition);
+        let id = PieceId(self.new_id());
+        let slot = &mut self.slots[slot];
+        if slot
+            .last_arrival
+            .is_some_and(|time| now - time > TRUST_TIME)
+        {
+            slot.partition.distrust();
+        }
+        slot.partition
+            .push(Piece::new(id, origin, encoded, n_records));
+    }
+
+    fn slot_of(&mut self, topic: Arc<str>, index: i32) -> usize {
+        if let Some(slot) = self.slot_by_name.get(&(topic.clone(), index)) {
+            return *slot;
+        }
+        self.care_about(&topic);
+        let slot = self.slots.len();
+        self.slots.push(Slot {
+            topic: topic.clone(),
+            index,
+            partition: Partition::default(),
+            home: None,
+            not_before: None,
+            last_arrival: None,
+            is_troubled: false,
+        });
+        self.slot_by_name.insert((topic, index), slot);
+        slot
+    }
+
+    fn care_about(&mut self, topic: &Arc<str>) {
+        if self.cluster.add_topic(topic) {
+            self.metadata.wanted = true;
+        }
+    }
+
+    fn describe(&mut self, topic: Arc<str>, reply: Sender<Delivery>) {
+        self.care_about(&topic);
+        self.waiting.push((topic, reply));
+        self.answer_waiting();
+    }
+
+    fn answer_waiting(&mut self) {
+        let cluster = &self.cluster;
+        self.waiting.retain(|(topic, reply)| {
+            let n_partitions = cluster.topic(topic).and_then(|topic| topic.n_partitions());
+            if let Some(n_partitions) = n_partitions {
+                let topic = topic.clone();
+                tell(
+                    reply,
+                    Delivery::Topic {
+                        topic,
+                        n_partitions,
+                    },
+                );
+            }
+            n_partitions.is_none()
+        });
+    }
+
+    fn opened(&mut self, address: Arc<str>, opened: Result<Opened, Error>, now: Instant) {
+        match opened {
+            Ok(opened) => {
+                self.n_link_failures.remove(&address);
+                self.health.is_good(&broker_subject(&address));
+                let link = Link::Up(Connection::new(opened, now));
+                self.links.insert(address, link);
+            }
+            Err(error) => self.link_failed(address, &error, now),
+        }
+    }
+
+    // Links.
+
+    fn link_failed(&mut self, address: Arc<str>, error: &Error, now: Instant) {
+        self.health
+            .is_bad(broker_subject(&address), error.to_string());
+        let n_failures = self.n_link_failures.entry(address.clone()).or_default();
+        *n_failures += 1;
+        let n_failures = *n_failures;
+        let not_before = self.retry_at(n_failures, now);
+        self.links.insert(address, Link::Down { not_before });
+        // What it led may have moved.
+        self.metadata.wanted = true;
+    }
+
+    /// Begins to connect to `address`, unless that is under way or too early.
+    fn open(&mut self, address: &Arc<str>, now: Instant) -> bool {
+        match self.links.get(address) {
+            Some(Link::Down { not_before }) if *not_before > now => {
+                let not_before = *not_before;
+                self.wake_by(not_before);
+                return false;
+            }
+            Some(Link::Opening { .. } | Link::Up(_)) => return false,
+            Some(Link::Down { .. }) | None => {}
+        }
+        let line = self.line.clone();
+        let client_id = self.config.client_id.clone();
+        let timeout = self.config.request_timeout;
+        let name = address.clone();
+        let thread = thread::Builder::new()
+            .name("kafka-connect".into())
+            .spawn(move || {
+                let opened = connection::open(&name, &client_id, timeout);
+                line.say(Command::Opened(name, opened));
+            });
+        if let Err(error) = thread {
+            self.link_failed(address.clone(), &Error::Start(error), now);
+            return false;
+        }
+        let link = Link::Opening { since: now };
+        self.links.insert(address.clone(), link);
+        true
+    }
+
+    /// Gives a connection up: what was not answered is unknown.
+    fn lose(&mut self, address: &Arc<str>, error: &Error, now: Instant) {
+        let idle = Link::Down { not_before: now };
+        let Some(Link::Up(connection)) = self.links.insert(address.clone(), idle) else {
+            return;
+        };
+        let was_idle = connection.n_pending() == 0;
+        let mut slots = Vec::new();
+        for request in connection.into_pending() {
+            match request {
+                Request::Metadata => {
+                    let retry_at = self.retry_at(self.metadata.n_failures + 1, now);
+                    self.metadata.ask_again(retry_at);
+                }
+                Request::ProducerId => {
+                    let retry_at = self.retry_at(self.producer_id.n_failures + 1, now);
+                    self.producer_id.ask_again(retry_at);
+                }
+                Request::Produce(batches) => {
+                    for sent in batches {
+                        self.answered(&sent, Outcome::Unknown, now);
+                        slots.push(sent.slot);
+                    }
+                }
+            }
+        }
+        if was_idle && matches!(error, Error::Closed) {
+            debug!("{}: closed while idle", broker_subject(address));
+        } else {
+            self.link_failed(address.clone(), error, now);
+        }
+        self.recover(slots, now);
+    }
+
+    /// Returns a broker to ask, and connects to one if there is none.
+    fn any_broker(&mut self, now: Instant) -> Option<Arc<str>> {
+        let usable = self.links.iter().filter_map(|(address, link)| match link {
+            Link::Up(connection)
+                if connection.n_pending() < REQUESTS_MAX
+                    && connection.throttled_until(now).is_none() =>
+            {
+                Some((connection.n_pending(), address))
+            }
+            _ => None,
+        });
+        if let Some((_, address)) = usable.min() {
+            return Some(address.clone());
+        }
+        let latest = self.links.values().filter_map(|link| match link {
+            Link::Opening { since } => Some(*since),
+            _ => None,
+        });
+        if let Some(since) = latest.max()
+            && since + CONNECT_STAGGER > now
+        {
+            self.wake_by(since + CONNECT_STAGGER);
+            return None;
+        }
+        let addresses = self.cluster.addresses();
+        for _ in 0..addresses.len() {
+            let address = &addresses[self.next_address % addresses.len()];
+            self.next_address = self.next_address.wrapping_add(1);
+            if self.open(address, now) {
+                self.wake_by(now + CONNECT_STAGGER);
+                break;
+            }
+        }
+        None
+    }
+
+    // Questions.
+
+    /// Asks for leaders and a producer id where they are needed.
+    fn ask(&mut self, now: Instant) {
+        let n_topics = self.cluster.topics().len();
+        if n_topics > 0 {
+            if now >= self.metadata_at + METADATA_INTERVAL {
+                self.metadata.wanted = true;
+            }
+            self.wake_by((self.metadata_at + METADATA_INTERVAL).max(now + CONNECT_STAGGER));
+        }
+        if self.metadata.is_due(now)
+            && let Some(address) = self.any_broker(now)
+            && let Some(Link::Up(connection)) = self.links.get_mut(&address)
+        {
+            self.metadata.under_way = true;
+            let (config, cluster) = (&self.config, &self.cluster);
+            connection.send(
+                Api::Metadata,
+                &config.client_id,
+                Request::Metadata,
+                now,
+                |head, out| {
+                    let topics = cluster.topics().map(|(name, _)| &**name);
+                    let allow = config.allow_auto_create_topics;
+                    let request = messages::metadata_request(head, topics, allow);
+                    out.push_back(Bytes::Frame(request));
+                },
+            );
+        }
+        if self.producer_id.is_due(now)
+            && let Some(address) = self.any_broker(now)
+            && let Some(Link::Up(connection)) = self.links.get_mut(&address)
+        {
+            self.producer_id.under_way = true;
+            let client_id = &self.config.client_id;
+            connection.send(
+                Api::InitProducerId,
+                client_id,
+                Request::ProducerId,
+                now,
+                |head, out| {
+                    let request = messages::init_producer_id_request(head);
+                    out.push_back(Bytes::Frame(request));
+                },
+            );
+        }
+        for question in [&self.metadata, &self.producer_id] {
+            if question.wanted
+                && let Some(time) = question.not_before.filter(|time| *time > now)
+            {
+                self.wake_at = Some(self.wake_at.map_or(time, |t| t.min(time)));
+            }
+        }
+    }
+
+    fn learn_metadata(
+        &mut self,
+        address: &Arc<str>,
+        version: i16,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<(), Error> {
+        let metadata = messages::metadata_answer(version, body)?;
+        self.throttle(address, metadata.throttle_ms, now);
+        if metadata.code != 0 {
+            let reason = explained(metadata.code, None);
+            self.health.is_bad("cluster".into(), reason);
+            let retry_at = self.retry_at(self.metadata.n_failures + 1, now);
+            self.metadata.ask_again(retry_at);
+            return Ok(());
+        }
+        self.health.is_good("cluster");
+        self.cluster.update(metadata);
+        self.metadata_at = now;
+        self.answer_waiting();
+
+        let mut is_complete = true;
+        for (name, topic) in self.cluster.topics() {
+            let subject = format!("topic {name:?}");
+            let is_new = self.config.allow_auto_create_topics && self.metadata.n_failures < 5;
+            match topic.code {
+                0 if topic.lacks_a_leader() => is_complete = false,
+                0 => self.health.is_good(&subject),
+                // It is being created.
+                3 | 5 if is_new => is_complete = false,
+                code => {
+                    is_complete = false;
+                    let reason = match code {
+                        3 => format!(
+                            "does not exist on the cluster at {address}: create it, or set \
+                             kafka.allow_auto_create_topics"
+                        ),
+                        code => format!("{} (asked at {address})", explained(code, None)),
+                    };
+                    self.health.is_bad(subject, reason);
+                }
+            }
+        }
+        for slot in &mut self.slots {
+            let leaderless = !slot.partition.is_empty()
+                && self.cluster.topic(&slot.topic).is_some_and(|t| t.code == 0)
+                && self.cluster.leader(&slot.topic, slot.index).is_none();
+            if leaderless {
+                is_complete = false;
+                slot.is_troubled = true;
+                let reason = format!("has no leader, says the broker at {address}");
+                self.health.is_bad(slot.subject(), reason);
+            }
+        }
+        if is_complete {
+            self.metadata.is_answered();
+        } else {
+            let retry_at = self.retry_at(self.metadata.n_failures + 1, now);
+            self.metadata.ask_again(retry_at);
+        }
+        Ok(())
+    }
+
+    fn learn_producer_id(
+        &mut self,
+        address: &Arc<str>,
+        version: i16,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<(), Error> {
+        let answer = messages::init_producer_id_answer(version, body)?;
+        self.throttle(address, answer.throttle_ms, now);
+        let subject = "producer id";
+        if answer.code == 0 && answer.producer_id >= 0 {
+            self.health.is_good(subject);
+            self.producer_id.is_answered();
+            self.identity = Some(Identity {
+                producer_id: answer.producer_id,
+                epoch: answer.epoch,
+            });
+            return Ok(());
+        }
+        // A broker that has just started says so for a while; that is no trouble.
+        if self.producer_id.n_failures >= MOVE_FAILURES_MAX {
+            let reason = format!("{} (asked at {address})", explained(answer.code, None));
+            self.health.is_bad(subject.into(), reason);
+        }
+        let retry_at = self.retry_at(self.producer_id.n_failures + 1, now);
+        self.producer_id.ask_again(retry_at);
+        Ok(())
+    }
+
+    fn throttle(&mut self, address: &Arc<str>, time_ms: i32, now: Instant) {
+        if let Some(Link::Up(connection)) = self.links.get_mut(address) {
+            connection.throttle(time_ms, now);
+        }
+    }
+
+    // Batches.
+
+    /// Sends what may be sent.
+    fn produce(&mut self, now: Instant) {
+        let mut needed: Vec<Arc<str>> = Vec::new();
+        for slot in &mut self.slots {
+            if slot.partition.is_empty() {
+                continue;
+            }
+            if !slot.partition.has_identity()
+                && let Some(identity) = self.identity
+            {
+                slot.partition.identify(identity);
+            }
+            if let Some(not_before) = slot.not_before {
+                if not_before > now {
+                    self.wake_at = Some(self.wake_at.map_or(not_before, |t| t.min(not_before)));
+                    continue;
+                }
+                slot.not_before = None;
+            }
+            if slot.partition.sendable_len().is_none() {
+                continue;
+            }
+            match self.cluster.leader(&slot.topic, slot.index) {
+                Some(leader) if !needed.contains(leader) => needed.push(leader.clone()),
+                Some(_) => {}
+                None => self.metadata.wanted = true,
+            }
+        }
+        for address in needed {
+            self.open(&address, now);
+            while self.produce_to(&address, now) {}
+        }
+    }
+
+    /// Sends one request; returns whether there was something to send.
+    fn produce_to(&mut self, address: &Arc<str>, now: Instant) -> bool {
+        let Some(Link::Up(connection)) = self.links.get_mut(address) else {
+            return false;
+        };
+        if let Some(until) = connection.throttled_until(now) {
+            self.wake_by(until);
+            return false;
+        }
+        if connection.n_pending() >= REQUESTS_MAX {
+            return false;
+        }
+        let version = connection.version(Api::Produce);
+        if self.compression == Compression::Zstd && version < 7 {
+            let reason = "it does not know zstd: set batch.compression to another codec";
+            self.health.is_bad(broker_subject(address), reason.into());
+            return false;
+        }
+
+        let mut taken = Vec::new();
+        let mut n_bytes = 0;
+        let n_slots = self.slots.len();
+        for n in 0..n_slots {
+            let index = (self.next_slot + n) % n_slots;
+            let slot = &mut self.slots[index];
+            let Some(len) = slot.partition.sendable_len() else {
+                continue;
+            };
+            let is_here = self.cluster.leader(&slot.topic, slot.index) == Some(address)
+                && (slot.partition.n_in_flight() == 0 || slot.home.as_ref() == Some(address))
+                && slot.not_before.is_none();
+            if !is_here || (n_bytes > 0 && n_bytes + len > REQUEST_BYTES_MAX) {
+                continue;
+            }
+            let Some((piece, batch)) = slot.partition.take() else {
+                continue;
+            };
+            slot.home = Some(address.clone());
+            n_bytes += len;
+            taken.push((Sent { slot: index, piece }, batch));
+        }
+        if taken.is_empty() {
+            return false;
+        }
+        self.next_slot = (taken[0].0.slot + 1) % n_slots;
+        // Batches of one topic must stand together.
+        let slots = &self.slots;
+        taken.sort_by(|(a, _), (b, _)| slots[a.slot].topic.cmp(&slots[b.slot].topic));
+        let (sent, batches): (Vec<_>, Vec<Arc<EncodedBatch>>) = taken.into_iter().unzip();
+        let items: Vec<_> = sent
+            .iter()
+            .zip(&batches)
+            .map(|(sent, batch)| {
+                let slot = &slots[sent.slot];
+                let topic = self.cluster.topic(&slot.topic);
+                ProduceItem {
+                    topic: &slot.topic,
+                    topic_id: topic.map(|topic| topic.id).unwrap_or_default(),
+                    partition: slot.index,
+                    batch_len: batch.as_bytes().len(),
+                }
+            })
+            .collect();
+        // The broker gives up on slow replicas before we give up on the broker.
+        let timeout_ms = (self.config.request_timeout.as_millis() / 2) as i32;
+        let Some(Link::Up(connection)) = self.links.get_mut(address) else {
+            return false;
+        };
+        connection.send(
+            Api::Produce,
+            &self.config.client_id,
+            Request::Produce(sent),
+            now,
+            |head, out| {
+                let frames = messages::produce_request(head, timeout_ms, &items);
+                let mut frames = frames.into_iter().map(Bytes::Frame);
+                out.extend(frames.next());
+                for (batch, frame) in batches.into_iter().zip(frames) {
+                    out.extend([Bytes::Batch(batch), frame]);
+                }
+            },
+        );
+        true
+    }
+
+    /// Matches the answer to what was sent, and acts on it.
+    fn learn_outcomes(
+        &mut self,
+        address: &Arc<str>,
+        sent: Vec<Sent>,
+        version: i16,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<(), Error> {
+        let answer = messages::produce_answer(version, body).and_then(|answer| {
+            let outcomes = self.match_outcomes(&sent, answer.items);
+            let outcomes = outcomes.ok_or(Error::Undecodable("Produce answer"))?;
+            Ok((answer.throttle_ms, outcomes))
+        });
+        let slots = sent.iter().map(|sent| sent.slot).collect();
+        match answer {
+            Ok((throttle_ms, outcomes)) => {
+                self.throttle(address, throttle_ms, now);
+                for (sent, outcome) in sent.iter().zip(outcomes) {
+                    self.answered(sent, outcome, now);
+                }
+                self.recover(slots, now);
+                Ok(())
+            }
+            Err(error) => {
+                for sent in &sent {
+                    self.answered(sent, Outcome::Unknown, now);
+                }
+                self.recover(slots, now);
+                Err(error)
+            }
+        }
+    }
+
+    /// `None` unless the answer names what was sent, each once, and nothing else.
+    fn match_outcomes(&self, sent: &[Sent], items: Vec<ProduceOutcome>) -> Option<Vec<Outcome>> {
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; sent.len()];
+        for item in items {
+            let topic = match item.topic.as_str() {
+                "" => self.cluster.topic_by_id(item.topic_id),
+                name => self
+                    .cluster
+                    .topics()
+                    .map(|(topic, _)| topic)
+                    .find(|t| &***t == name),
+            };
+            let position = sent.iter().position(|sent| {
+                let slot = &self.slots[sent.slot];
+                slot.index == item.partition && Some(&slot.topic) == topic
+            })?;
+            let outcome = match verdict(item.code) {
+                Verdict::Arrived => Outcome::Arrived(item.base_offset),
+                _ => Outcome::Refused(Refusal {
+                    code: item.code,
+                    message: item.message,
+                    records: item.record_errors,
+                }),
+            };
+            if outcomes[position].replace(outcome).is_some() {
+                return None;
+            }
+        }
+        outcomes.into_iter().collect()
+    }
+
+    fn answered(&mut self, sent: &Sent, outcome: Outcome, now: Instant) {
+        let slot = &mut self.slots[sent.slot];
+        let mut arrived = Vec::new();
+        slot.partition.answered(sent.piece, outcome, &mut arrived);
+        self.settle(sent.slot, arrived, now);
+    }
+
+    fn settle(&mut self, slot: usize, arrived: Vec<Arrived>, now: Instant) {
+        if arrived.is_empty() {
+            return;
+        }
+        let slot = &mut self.slots[slot];
+        slot.last_arrival = Some(now);
+        if std::mem::take(&mut slot.is_troubled) {
+            self.health.is_good(&slot.subject());
+        }
+        for Arrived { piece, base_offset } in arrived {
+            if let Some(batch) = Arc::into_inner(piece.batch) {
+                self.encoder.recycle(batch);
+            }
+            self.finish_piece(piece.origin, base_offset);
+        }
+    }
+
+    fn finish_piece(&mut self, id: u64, base_offset: i64) {
+        let origin = self.origins.get_mut(&id);
+        let origin = origin.expect("an origin stays as long as it has pieces");
+        if origin.receipt.base_offset < 0 {
+            origin.receipt.base_offset = base_offset;
+        }
+        origin.n_pieces -= 1;
+        if origin.n_pieces == 0
+            && let Some(origin) = self.origins.remove(&id)
+        {
+            tell(&origin.reply, Delivery::Settled(origin.receipt));
+        }
+    }
+
+    /// Lets those of `slots` recover that must and can.
+    fn recover(&mut self, slots: Vec<usize>, now: Instant) {
+        for index in slots {
+            let slot = &mut self.slots[index];
+            if !slot.partition.must_recover() {
+                continue;
+            }
+            let mut arrived = Vec::new();
+            let recovery = slot.partition.recover(&mut arrived);
+            self.settle(index, arrived, now);
+            match recovery {
+                Recovery::None => {}
+                Recovery::Resend(refusal) => self.resend(index, refusal, now),
+                Recovery::Cut(piece, refusal) => self.cut(index, *piece, &refusal),
+                Recovery::NewIdentity(origins) => self.start_anew(index, &origins, now),
+                Recovery::Fatal(refusal) => {
+                    let subject = self.slots[index].subject();
+                    let reason = explained(refusal.code, refusal.message.as_deref());
+                    self.stop(format!("{subject}: {reason}"));
+                }
+            }
+        }
+    }
+
+    fn resend(&mut self, index: usize, refusal: Option<Refusal>, now: Instant) {
+        let slot = &self.slots[index];
+        let n_failures = slot.partition.n_failures;
+        let verdict = refusal.as_ref().map(|refusal| verdict(refusal.code));
+        let retry_at = match verdict {
+            // The connection has a wait of its own.
+            None => now,
+            Some(Verdict::Hold) => now + self.config.retry_backoff_max,
+            Some(_) => self.retry_at(n_failures, now),
+        };
+        if matches!(verdict, Some(Verdict::Refresh | Verdict::Hold)) {
+            self.metadata.wanted = true;
+        }
+        let slot = &mut self.slots[index];
+        slot.not_before = Some(retry_at);
+        let is_usual = matches!(verdict, Some(Verdict::Refresh | Verdict::OutOfSequence));
+        if let Some(refusal) = refusal
+            && (!is_usual || n_failures > MOVE_FAILURES_MAX)
+        {
+            slot.is_troubled = true;
+            let at = slot.home.as_deref().unwrap_or("its leader");
+            let text = explained(refusal.code, refusal.message.as_deref());
+            let reason = format!("{text} (answered by {at}); held and sent again");
+            self.health.is_bad(slot.subject(), reason);
+        }
+    }
+
+    /// Replaces a piece by its halves, or by what is left without the records that the broker
+    /// named.
+    fn cut(&mut self, index: usize, piece: Piece, refusal: &Refusal) {
+        let arena = match piece.batch.decode() {
+            Ok(arena) => arena,
+            Err(error) => return self.stop(error.to_string()),
+        };
+        let mut parts = [RecordArena::default(), RecordArena::default()];
+        let mut rejects = Vec::new();
+        let reason = explained(refusal.code, refusal.message.as_deref());
+        let is_halved = refusal.records.is_empty() || verdict(refusal.code) == Verdict::Halve;
+        for (n, record) in arena.iter().enumerate() {
+            let named = refusal.records.iter().find(|(i, _)| *i == n as i32);
+            if is_halved && piece.n_records == 1 {
+                rejects.push(rejected(record, reason.clone(), refusal.code));
+            } else if is_halved {
+                let half = usize::from(n >= piece.n_records as usize / 2);
+                push_again(&mut parts[half], record);
+            } else if let Some((_, words)) = named {
+                let reason = words.as_deref().or(refusal.message.as_deref());
+                rejects.push(rejected(
+                    record,
+                    explained(refusal.code, reason),
+                    refusal.code,
+                ));
+            } else {
+                push_again(&mut parts[0], record);
+            }
+        }
+        // Records named that there are not: cut it down to what can be told apart.
+        if rejects.is_empty() && !is_halved {
+            let whole = Refusal {
+                records: Vec::new(),
+                ..refusal.clone()
+            };
+            return self.cut(index, piece, &whole);
+        }
+
+        let mut pieces = Vec::new();
+        for part in parts {
+            let n_records = part.count();
+            if n_records == 0 {
+                continue;
+            }
+            match self.encoder.encode(part) {
+                Ok((batch, _)) => {
+                    let id = PieceId(self.new_id());
+                    pieces.push(Piece::new(id, piece.origin, batch, n_records));
+                }
+                Err(error) => return self.stop(error.to_string()),
+            }
+        }
+        let slot = &mut self.slots[index];
+        if !rejects.is_empty() {
+            let n = rejects.len();
+            warn!(
+                "{}: {n} record(s) refused for good: {reason}",
+                slot.subject()
+            );
+        } else if pieces.len() > 1 {
+            debug!("{}: batch cut in two: {reason}", slot.subject());
+        }
+        let origin = self.origins.get_mut(&piece.origin);
+        let origin = origin.expect("an origin stays as long as it has pieces");
+        origin.n_pieces += pieces.len();
+        origin.receipt.rejects.append(&mut rejects);
+        slot.partition.put_back(pieces);
+        self.finish_piece(piece.origin, -1);
+    }
+
+    /// The broker has lost our sequence: a loss would be worse than a repeat.
+    fn start_anew(&mut self, index: usize, origins: &[u64], now: Instant) {
+        let mut n_records = 0;
+        for id in origins {
+            if let Some(origin) = self.origins.get_mut(id) {
+                origin.receipt.may_repeat = true;
+                n_records += origin.receipt.n_records;
+            }
+        }
+        let slot = &mut self.slots[index];
+        let n_failures = slot.partition.n_failures;
+        warn!(
+            "{}: {}: the broker has forgotten this producer; going on under a new producer id, \
+             {n_records} record(s) may be there twice",
+            slot.subject(),
+            named(45),
+        );
+        self.identity = None;
+        self.producer_id.wanted = true;
+        let retry_at = self.retry_at(n_failures, now);
+        self.slots[index].not_before = Some(retry_at);
+    }
+
+    fn stop(&mut self, reason: String) {
+        for origin in self.origins.values() {
+            tell(&origin.reply, Delivery::Fatal(reason.clone()));
+        }
+        for (_, reply) in &self.waiting {
+            tell(reply, Delivery::Fatal(reason.clone()));
+        }
+        self.fatal = Some(reason);
+    }
+
+    // The loop's ends.
+
+    fn write(&mut self, now: Instant) {
+        let mut lost = Vec::new();
+        for (address, link) in &mut self.links {
+            if let Link::Up(connection) = link
+                && connection.wants_to_write()
+                && let Err(error) = connection.write(now)
+            {
+                lost.push((address.clone(), error));
+            }
+        }
+        for (address, error) in lost {
+            self.lose(&address, &error, now);
+            self.wake_by(now);
+        }
+    }
+
+    /// Gives up connections on which an answer is overdue.
+    fn end_silence(&mut self, now: Instant) {
+        let timeout = self.config.request_timeout;
+        let mut lost = Vec::new();
+        for (address, link) in &self.links {
+            if let Link::Up(connection) = link
+                && let Some(time) = connection.times_out_at(timeout)
+            {
+                if time <= now {
+                    lost.push(address.clone());
+                } else {
+                    self.wake_at = Some(self.wake_at.map_or(time, |t| t.min(time)));
+                }
+            }
+        }
+        for address in lost {
+            self.lose(&address, &Error::NoAnswer(timeout), now);
+            self.wake_by(now);
+        }
+    }
+
+    /// Waits for a command, an answer or `wake_at`, and takes what has come.
+    fn wait(&mut self) {
+        let (readable, woken) = {
+            let up: Vec<_> = self
+                .links
+                .iter()
+                .filter_map(|(address, link)| match link {
+                    Link::Up(connection) => Some((address, connection)),
+                    _ => None,
+                })
+                .collect();
+            let mut fds = vec![PollFd::new(&self.line.waker, PollFlags::IN)];
+            for (_, connection) in &up {
+                let mut flags = PollFlags::IN;
+                flags.set(PollFlags::OUT, connection.wants_to_write());
+                fds.push(PollFd::from_borrowed_fd(connection.as_fd(), flags));
+            }
+            let timeout = self.wake_at.map(|time| {
+                let wait = time.saturating_duration_since(Instant::now());
+                Timespec {
+                    tv_sec: wait.as_secs() as i64,
+                    tv_nsec: wait.subsec_nanos().into(),
+                }
+            });
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => {
+                    // Only for want of memory; the loop goes on at its own pace.
+                    warn!("cannot wait for answers: {error}");
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+            let came = |fd: &PollFd<'_>| fd.revents().intersects(!PollFlags::OUT);
+            let readable: Vec<Arc<str>> = up
+                .iter()
+                .zip(&fds[1..])
+                .filter(|(_, fd)| came(fd))
+                .map(|((address, _), _)| (*address).clone())
+                .collect();
+            (readable, came(&fds[0]))
+        };
+        if woken {
+            let mut count = [0; 8];
+            // Nonblocking: fails if somebody was faster, which nobody can be.
+            let _ = rustix::io::read(self.line.waker.as_fd(), &mut count);
+        }
+        let now = Instant::now();
+        for address in readable {
+            self.read(&address, now);
+        }
+    }
+
+    fn read(&mut self, address: &Arc<str>, now: Instant) {
+        let Some(Link::Up(connection)) = self.links.get_mut(address) else {
+            return;
+        };
+        let mut answers = Vec::new();
+        let mut result = connection.read(now, &mut answers);
+        for answer in answers {
+            if let Err(error) = self.learn(address, answer, now) {
+                result = Err(error);
+            }
+        }
+        if let Err(error) = result {
+            self.lose(address, &error, now);
+        }
+    }
+
+    fn learn(
+        &mut self,
+        address: &Arc<str>,
+        answer: Answer<Request>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let Answer {
+            what,
+            version,
+            body,
+        } = answer;
+        match what {
+            Request::Metadata => {
+                let learnt = self.learn_metadata(address, version, &body, now);
+                if learnt.is_err() {
+                    let retry_at = self.retry_at(self.metadata.n_failures + 1, now);
+                    self.metadata.ask_again(retry_at);
+                }
+                learnt
+            }
+            Request::ProducerId => {
+                let learnt = self.learn_producer_id(address, version, &body, now);
+                if learnt.is_err() {
+                    let retry_at = self.retry_at(self.producer_id.n_failures + 1, now);
+                    self.producer_id.ask_again(retry_at);
+                }
+                learnt
+            }
+            Request::Produce(sent) => self.learn_outcomes(address, sent, version, &body, now),
+        }
+    }
+}
+
+fn broker_subject(address: &str) -> String {
+    format!("broker {address}")
+}
+
+/// A caller that no longer listens is on its way out and needs nothing more.
+fn tell(reply: &Sender<Delivery>, delivery: Delivery) {
+    let _ = reply.send(delivery);
+}
+
+fn push_again(arena: &mut RecordArena, record: RecordRef<'_>) {
+    let headers = Headers {
+        count: record.n_headers,
+        fixed: record.header_bytes,
+        varying: &[],
+    };
+    arena.push(record.timestamp_ms, record.key, record.value, headers);
+}
+
+fn rejected(record: RecordRef<'_>, reason: String, code: i16) -> Rejected {
+    let headers = record.headers();
+    Rejected {
+        timestamp_ms: record.timestamp_ms,
+        key: record.key.map(<[u8]>::to_vec),
+        value: record.value.to_vec(),
+        headers: headers
+            .map(|(name, value)| (name.to_owned(), value.to_vec()))
+            .collect(),
+        reason,
+        code,
+    }
+}
