@@ -65,6 +65,14 @@ impl Piece {
         }
     }
 
+    /// Returns what is left of it, or a part of it, as a piece of its own.
+    pub(super) fn part(&self, id: PieceId, batch: EncodedBatch, n_records: u32) -> Piece {
+        Piece {
+            may_have_arrived: self.may_have_arrived,
+            ..Piece::new(id, self.origin, batch, n_records)
+        }
+    }
+
     fn is_open(&self) -> bool {
         self.base_sequence.is_some()
     }
@@ -255,7 +263,7 @@ impl Partition {
         }
         piece.outcome = Some(outcome);
         if !self.recovering {
-            self.settle(arrived, 1);
+            self.settle(arrived, true);
         }
     }
 
@@ -281,12 +289,7 @@ impl Partition {
                 piece.outcome = Some(Outcome::Arrived(-1));
             }
         }
-        let n_open = self
-            .queue
-            .iter()
-            .take_while(|piece| piece.is_open())
-            .count();
-        self.settle(arrived, n_open);
+        self.settle(arrived, false);
 
         let refusal = match self.queue.front().map(|piece| &piece.outcome) {
             Some(Some(Outcome::Refused(refusal))) => refusal.clone(),
@@ -312,32 +315,23 @@ impl Partition {
         }
     }
 
-    /// Removes what arrived from the first `n_first` of the queue.
-    fn settle(&mut self, arrived: &mut Vec<Arrived>, n_first: usize) {
-        let mut kept = VecDeque::new();
-        for _ in 0..n_first {
-            let Some(piece) = self.queue.pop_front() else {
-                break;
-            };
+    /// Removes from the queue what arrived, up to the first that did not if `in_order`.
+    fn settle(&mut self, arrived: &mut Vec<Arrived>, in_order: bool) {
+        let mut n_kept = 0;
+        while let Some(piece) = self.queue.get(n_kept) {
             if let Some(Outcome::Arrived(base_offset)) = piece.outcome {
+                let piece = self.queue.remove(n_kept).expect("it is there");
                 let sequence = piece.base_sequence.expect("what arrived was sent");
                 self.arrived_end = sequence_after(sequence, piece.n_records);
                 self.proven = true;
                 self.n_failures = 0;
                 self.n_corrupt = 0;
                 arrived.push(Arrived { piece, base_offset });
+            } else if in_order {
+                break;
             } else {
-                kept.push_back(piece);
+                n_kept += 1;
             }
-        }
-        while let Some(piece) = kept.pop_back() {
-            self.queue.push_front(piece);
-        }
-        // Several answers may have waited for the front one.
-        if n_first == 1
-            && let Some(Outcome::Arrived(_)) = self.queue.front().and_then(|p| p.outcome.as_ref())
-        {
-            self.settle(arrived, 1);
         }
     }
 
