@@ -77,6 +77,19 @@ impl Piece {
         self.base_sequence.is_some()
     }
 
+    /// Whether the answer says that it does not stand in the log, and nothing can be done about it
+    /// under the sequence number it has once a later batch does.
+    fn was_refused_for_good(&self) -> bool {
+        match &self.outcome {
+            Some(Outcome::Refused(refusal)) => match verdict(refusal.code) {
+                Verdict::Halve | Verdict::Reject => false, // It gets another one anyway.
+                Verdict::OutOfSequence => !self.may_have_arrived,
+                _ => !may_have_arrived(refusal.code),
+            },
+            _ => false,
+        }
+    }
+
     fn verdict(&self) -> Option<Verdict> {
         match self.outcome.as_ref()? {
             Outcome::Arrived(_) => Some(Verdict::Arrived),
@@ -275,17 +288,24 @@ impl Partition {
     /// Reads the answers to all that is open together and decides what is to be done.
     pub(super) fn recover(&mut self, arrived: &mut Vec<Arrived>) -> Recovery {
         self.recovering = false;
-        // The broker takes nothing out of sequence: where a later one arrived, one that was only
-        // refused for its sequence number had arrived before, and was forgotten since.
         let last_arrived = self
             .queue
             .iter()
             .rposition(|piece| piece.verdict() == Some(Verdict::Arrived));
+        let mut is_passed_over = false;
         for piece in self.queue.iter_mut().take(last_arrived.unwrap_or(0)) {
             piece.overtaken = true;
+            // A broker that knows us takes nothing out of sequence. This one has refused a batch
+            // and taken a later one, as where the topic was made anew in between.
+            is_passed_over |= piece.was_refused_for_good();
         }
+        // Where a later one arrived, one that may have and is now refused for its sequence number
+        // had arrived, and was forgotten since.
         for piece in &mut self.queue {
-            if piece.overtaken && piece.verdict() == Some(Verdict::OutOfSequence) {
+            if piece.overtaken
+                && piece.may_have_arrived
+                && piece.verdict() == Some(Verdict::OutOfSequence)
+            {
                 piece.outcome = Some(Outcome::Arrived(-1));
             }
         }
@@ -293,6 +313,7 @@ impl Partition {
 
         let refusal = match self.queue.front().map(|piece| &piece.outcome) {
             Some(Some(Outcome::Refused(refusal))) => refusal.clone(),
+            Some(Some(Outcome::Unknown)) if is_passed_over => return self.start_anew(),
             Some(Some(Outcome::Unknown)) => return self.resend(None),
             _ => {
                 self.forget_outcomes();
@@ -301,6 +322,9 @@ impl Partition {
         };
         if may_be_another_topic(refusal.code) {
             self.proven = false;
+        }
+        if is_passed_over {
+            return self.start_anew();
         }
         match verdict(refusal.code) {
             Verdict::Halve | Verdict::Reject => self.cut(refusal),

@@ -1,4 +1,9 @@
-//! Records to send, and ways to send them and to read them back.
+//! Records to send, ways to send them and to read them back, and a broker that makes trouble.
+
+// Each test file uses a part of it.
+#![allow(dead_code)]
+
+pub mod broker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
