@@ -65,8 +65,29 @@ impl Piece {
         }
     }
 
+    /// Returns what is left of it, or a part of it, as a piece of its own.
+    pub(super) fn part(&self, id: PieceId, batch: EncodedBatch, n_records: u32) -> Piece {
+        Piece {
+            may_have_arrived: self.may_have_arrived,
+            ..Piece::new(id, self.origin, batch, n_records)
+        }
+    }
+
     fn is_open(&self) -> bool {
         self.base_sequence.is_some()
+    }
+
+    /// Whether the answer says that it does not stand in the log, and nothing can be done about it
+    /// under the sequence number it has once a later batch does.
+    fn was_refused_for_good(&self) -> bool {
+        match &self.outcome {
+            Some(Outcome::Refused(refusal)) => match verdict(refusal.code) {
+                Verdict::Halve | Verdict::Reject => false, // It gets another one anyway.
+                Verdict::OutOfSequence => !self.may_have_arrived,
+                _ => !may_have_arrived(refusal.code),
+            },
+            _ => false,
+        }
     }
 
     fn verdict(&self) -> Option<Verdict> {
@@ -255,7 +276,7 @@ impl Partition {
         }
         piece.outcome = Some(outcome);
         if !self.recovering {
-            self.settle(arrived, 1);
+            self.settle(arrived, true);
         }
     }
 
@@ -267,29 +288,32 @@ impl Partition {
     /// Reads the answers to all that is open together and decides what is to be done.
     pub(super) fn recover(&mut self, arrived: &mut Vec<Arrived>) -> Recovery {
         self.recovering = false;
-        // The broker takes nothing out of sequence: where a later one arrived, one that was only
-        // refused for its sequence number had arrived before, and was forgotten since.
         let last_arrived = self
             .queue
             .iter()
             .rposition(|piece| piece.verdict() == Some(Verdict::Arrived));
+        let mut is_passed_over = false;
         for piece in self.queue.iter_mut().take(last_arrived.unwrap_or(0)) {
             piece.overtaken = true;
+            // A broker that knows us takes nothing out of sequence. This one has refused a batch
+            // and taken a later one, as where the topic was made anew in between.
+            is_passed_over |= piece.was_refused_for_good();
         }
+        // Where a later one arrived, one that may have and is now refused for its sequence number
+        // had arrived, and was forgotten since.
         for piece in &mut self.queue {
-            if piece.overtaken && piece.verdict() == Some(Verdict::OutOfSequence) {
+            if piece.overtaken
+                && piece.may_have_arrived
+                && piece.verdict() == Some(Verdict::OutOfSequence)
+            {
                 piece.outcome = Some(Outcome::Arrived(-1));
             }
         }
-        let n_open = self
-            .queue
-            .iter()
-            .take_while(|piece| piece.is_open())
-            .count();
-        self.settle(arrived, n_open);
+        self.settle(arrived, false);
 
         let refusal = match self.queue.front().map(|piece| &piece.outcome) {
             Some(Some(Outcome::Refused(refusal))) => refusal.clone(),
+            Some(Some(Outcome::Unknown)) if is_passed_over => return self.start_anew(),
             Some(Some(Outcome::Unknown)) => return self.resend(None),
             _ => {
                 self.forget_outcomes();
@@ -298,6 +322,9 @@ impl Partition {
         };
         if may_be_another_topic(refusal.code) {
             self.proven = false;
+        }
+        if is_passed_over {
+            return self.start_anew();
         }
         match verdict(refusal.code) {
             Verdict::Halve | Verdict::Reject => self.cut(refusal),
@@ -312,32 +339,23 @@ impl Partition {
         }
     }
 
-    /// Removes what arrived from the first `n_first` of the queue.
-    fn settle(&mut self, arrived: &mut Vec<Arrived>, n_first: usize) {
-        let mut kept = VecDeque::new();
-        for _ in 0..n_first {
-            let Some(piece) = self.queue.pop_front() else {
-                break;
-            };
+    /// Removes from the queue what arrived, up to the first that did not if `in_order`.
+    fn settle(&mut self, arrived: &mut Vec<Arrived>, in_order: bool) {
+        let mut n_kept = 0;
+        while let Some(piece) = self.queue.get(n_kept) {
             if let Some(Outcome::Arrived(base_offset)) = piece.outcome {
+                let piece = self.queue.remove(n_kept).expect("it is there");
                 let sequence = piece.base_sequence.expect("what arrived was sent");
                 self.arrived_end = sequence_after(sequence, piece.n_records);
                 self.proven = true;
                 self.n_failures = 0;
                 self.n_corrupt = 0;
                 arrived.push(Arrived { piece, base_offset });
+            } else if in_order {
+                break;
             } else {
-                kept.push_back(piece);
+                n_kept += 1;
             }
-        }
-        while let Some(piece) = kept.pop_back() {
-            self.queue.push_front(piece);
-        }
-        // Several answers may have waited for the front one.
-        if n_first == 1
-            && let Some(Outcome::Arrived(_)) = self.queue.front().and_then(|p| p.outcome.as_ref())
-        {
-            self.settle(arrived, 1);
         }
     }
 

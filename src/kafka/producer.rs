@@ -397,6 +397,9 @@ impl Worker {
     // Commands.
 
     fn accept(&mut self, batch: Batch, reply: Sender<Delivery>, now: Instant) {
+        if let Some(reason) = &self.fatal {
+            return tell(&reply, Delivery::Fatal(reason.clone()));
+        }
         let origin = self.new_id();
         let n_records = batch.records.count();
         let receipt = Receipt {
@@ -409,9 +412,6 @@ impl Worker {
             rejects: Vec::new(),
             may_repeat: false,
         };
-        if let Some(reason) = &self.fatal {
-            tell(&reply, Delivery::Fatal(reason.clone()));
-        }
         let (encoded, arena) = match self.encoder.encode(batch.records) {
             Ok(encoded) => encoded,
             Err(error) => return self.stop(error.to_string()),
@@ -493,8 +493,6 @@ impl Worker {
     fn opened(&mut self, address: Arc<str>, opened: Result<Opened, Error>, now: Instant) {
         match opened {
             Ok(opened) => {
-                self.n_link_failures.remove(&address);
-                self.health.is_good(&broker_subject(&address));
                 let link = Link::Up(Connection::new(opened, now));
                 self.links.insert(address, link);
             }
@@ -1092,7 +1090,7 @@ impl Worker {
             match self.encoder.encode(part) {
                 Ok((batch, _)) => {
                     let id = PieceId(self.new_id());
-                    pieces.push(Piece::new(id, piece.origin, batch, n_records));
+                    pieces.push(piece.part(id, batch, n_records));
                 }
                 Err(error) => return self.stop(error.to_string()),
             }
@@ -1246,8 +1244,13 @@ impl Worker {
         let mut answers = Vec::new();
         let mut result = connection.read(now, &mut answers);
         for answer in answers {
-            if let Err(error) = self.learn(address, answer, now) {
-                result = Err(error);
+            match self.learn(address, answer, now) {
+                Err(error) => result = Err(error),
+                // Only now is it well again: one that accepts and never answers is not.
+                Ok(()) if self.n_link_failures.remove(address).is_some() => {
+                    self.health.is_good(&broker_subject(address));
+                }
+                Ok(()) => {}
             }
         }
         if let Err(error) = result {

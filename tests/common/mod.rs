@@ -1,0 +1,187 @@
+//! Records to send, ways to send them and to read them back, and a broker that makes trouble.
+
+// Each test file uses a part of it.
+#![allow(dead_code)]
+
+pub mod broker;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Sender, unbounded};
+use log_shipper::batch::Batch;
+use log_shipper::config::KafkaConfig;
+use log_shipper::kafka::producer::{Delivery, Producer, Receipt};
+use log_shipper::kafka::record_batch::{Headers, RecordArena, put_header};
+use log_shipper::record::{BatchId, SourceId, Span};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers as _, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+/// A record in plain sight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+/// Returns `n` records, numbered from `first` on, of various shapes.
+pub fn samples(first: usize, n: usize) -> Vec<Sample> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let sample = |n: usize| Sample {
+        // Forwards, backwards, and equal.
+        timestamp_ms: now.as_millis() as i64 + [0, 700, -300, 5][n % 4],
+        key: (n % 3 != 0).then(|| b"host/var/log/kafka/server.log".to_vec()),
+        value: match n % 5 {
+            0 => Vec::new(),
+            1 => vec![0, 0xff, b'\n', n as u8],
+            _ => format!(
+                "[2026-01-02 03:04:05,{n:03}] INFO [Log partition=orders-{n}] rolled segment \
+                 (kafka.log.Log){}",
+                "é".repeat(n % 90)
+            )
+            .into_bytes(),
+        },
+        headers: (0..n % 4)
+            .map(|i| (format!("header-{i}"), format!("{n}:{i}").into_bytes()))
+            .collect(),
+    };
+    (first..first + n).map(sample).collect()
+}
+
+/// Encodes records as the tail walk does.
+pub fn arena(samples: &[Sample]) -> RecordArena {
+    let mut arena = RecordArena::with_capacity(0);
+    for sample in samples {
+        let mut fixed = Vec::new();
+        let mut varying = Vec::new();
+        for (n, (name, value)) in sample.headers.iter().enumerate() {
+            put_header(if n == 0 { &mut fixed } else { &mut varying }, name, value);
+        }
+        let headers = Headers {
+            count: sample.headers.len() as u32,
+            fixed: &fixed,
+            varying: &varying,
+        };
+        arena.push(
+            sample.timestamp_ms,
+            sample.key.as_deref(),
+            &sample.value,
+            headers,
+        );
+    }
+    arena
+}
+
+pub fn config(bootstrap: &str) -> KafkaConfig {
+    KafkaConfig {
+        bootstrap_servers: bootstrap.split(',').map(str::to_owned).collect(),
+        client_id: "shipper-test".into(),
+        request_timeout: Duration::from_secs(30),
+        retry_backoff: Duration::from_millis(10),
+        retry_backoff_max: Duration::from_millis(200),
+        allow_auto_create_topics: false,
+        consumer_options: BTreeMap::new(),
+    }
+}
+
+pub fn unique_topic() -> Arc<str> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    format!("test-{}", now.as_nanos()).into()
+}
+
+pub fn send(
+    producer: &Producer,
+    id: u64,
+    topic: &Arc<str>,
+    partition: i32,
+    samples: &[Sample],
+    reply: &Sender<Delivery>,
+) {
+    let batch = Batch {
+        id: BatchId(id),
+        topic: topic.clone(),
+        partition,
+        records: arena(samples),
+        spans: vec![Span::new(SourceId(1), id, id + 1)],
+    };
+    producer.send(batch, reply);
+}
+
+/// Sends batches and waits until all are settled; the receipts are in the order of the batches.
+pub fn deliver(
+    producer: &Producer,
+    topic: &Arc<str>,
+    batches: &[(i32, Vec<Sample>)],
+) -> Vec<Receipt> {
+    let (reply, deliveries) = unbounded();
+    for (id, (partition, samples)) in batches.iter().enumerate() {
+        send(producer, id as u64, topic, *partition, samples, &reply);
+    }
+    let mut receipts = BTreeMap::new();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while receipts.len() < batches.len() {
+        match deliveries.recv_deadline(deadline) {
+            Ok(Delivery::Settled(receipt)) => {
+                let former = receipts.insert(receipt.batch, receipt);
+                assert!(former.is_none(), "settled twice: {former:?}");
+            }
+            Ok(Delivery::Fatal(reason)) => panic!("{reason}"),
+            Ok(_) => {}
+            Err(_) => panic!("{} of {} batches settled", receipts.len(), batches.len()),
+        }
+    }
+    receipts.into_values().collect()
+}
+
+/// Reads `n` records of a topic, sorted by partition, and sees that no more are there.
+pub fn read_back(bootstrap: &str, topic: &str, n_partitions: i32, n: usize) -> Vec<(i32, Sample)> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "none")
+        .set("check.crcs", "true")
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..n_partitions {
+        let offset = Offset::Beginning;
+        assignment
+            .add_partition_offset(topic, partition, offset)
+            .unwrap();
+    }
+    consumer.assign(&assignment).unwrap();
+    let mut read = Vec::new();
+    let mut deadline = Instant::now() + Duration::from_secs(30);
+    let mut is_complete = false;
+    while Instant::now() < deadline {
+        if read.len() >= n && !is_complete {
+            // Whatever is there too many must be given the time to show itself.
+            is_complete = true;
+            deadline = Instant::now() + Duration::from_millis(500);
+        }
+        let Some(message) = consumer.poll(Duration::from_millis(50)) else {
+            continue;
+        };
+        let message = message.unwrap();
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            headers
+                .iter()
+                .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
+                .collect()
+        });
+        read.push((
+            message.partition(),
+            Sample {
+                timestamp_ms: message.timestamp().to_millis().unwrap(),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().unwrap_or_default().to_vec(),
+                headers,
+            },
+        ));
+    }
+    read.sort_by_key(|(partition, _)| *partition);
+    read
+}
