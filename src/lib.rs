@@ -1,1 +1,4 @@
 //! Ships logs.
+
+pub mod config;
+pub mod index;
