@@ -183,3 +183,189 @@ fn find_special(bytes: &[u8]) -> Option<usize> {
     let rest = &bytes[n_plain..];
     rest.iter().position(is_special).map(|at| n_plain + at)
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::index::event::Event;
+    use crate::index::fields::Field;
+    use crate::index::kafka_log::parse;
+    use crate::index::origin::{Header, Origin};
+    use crate::index::time::TimeReader;
+
+    const HEADERS: [Header; 6] = [
+        ("host", b"broker-1"),
+        ("path", b"/var/log/kafka/server.log"),
+        ("file_id", b"10-ab"),
+        ("offset", b"4711"),
+        ("length", b"227"),
+        ("env", b"prod"),
+    ];
+
+    const ERROR: &[u8] = b"[2020-01-20 01:32:00,705] [ERROR] [thread-1] [state.change.logger:7] - [Controller id=1] It \"failed\"\njava.lang.Error: not\tgood\n\tat a.B.c(B.java:1)";
+
+    /// Returns the document of `value`, after `inspect` has seen its fields.
+    fn document(value: &[u8], headers: &[Header<'_>], inspect: impl Fn(&Fields<'_>)) -> String {
+        let event = Event::from_value(value);
+        let parsed = parse(&event.text, &mut TimeReader::new(TimeZone::UTC));
+        let origin = Origin::new("broker-logs", 3, 42, 1_795_389_596_230, headers);
+        let fields = Fields {
+            event: &event,
+            parsed: &parsed,
+            origin: &origin,
+        };
+        inspect(&fields);
+        let mut out = Vec::new();
+        DocumentWriter::new().write(&mut out, &fields);
+        assert!(!out.contains(&b'\n') && !out.contains(&b'\r'));
+        String::from_utf8(out).expect("JSON is UTF-8")
+    }
+
+    fn json_of(value: &[u8], headers: &[Header<'_>]) -> Value {
+        serde_json::from_str(&document(value, headers, |_| ())).expect("JSON")
+    }
+
+    #[test]
+    fn all_fields_of_an_error_are_there_under_their_names() {
+        assert_eq!(
+            json_of(ERROR, &HEADERS),
+            json!({
+                "@timestamp": "2020-01-20T01:32:00.705Z",
+                "message": "It \"failed\"",
+                "log": {
+                    "level": "ERROR",
+                    "logger": "state.change.logger",
+                    "file": {"path": "/var/log/kafka/server.log"},
+                    "offset": 4711,
+                    "origin": {"file": {"line": 7}},
+                },
+                "process": {"thread": {"name": "thread-1"}},
+                "error": {
+                    "type": "java.lang.Error",
+                    "message": "not\tgood",
+                    "stack_trace": "java.lang.Error: not\tgood\n\tat a.B.c(B.java:1)",
+                },
+                "host": {"name": "broker-1"},
+                "kafka": {
+                    "topic": "broker-logs",
+                    "partition": 3,
+                    "offset": 42,
+                    "log": {
+                        "class": "state.change.logger",
+                        "thread": "thread-1",
+                        "component": "Controller id=1",
+                        "trace": {"class": "java.lang.Error", "message": "not\tgood"},
+                    },
+                },
+                "fields": {"env": "prod"},
+                "event": {"dataset": "kafka.log"},
+                "service": {"type": "kafka"},
+            })
+        );
+    }
+
+    #[test]
+    fn a_text_without_any_layout_is_a_document_of_its_message_and_the_records_time() {
+        let document = document(b"===> Launching kafka ...", &[], |_| ());
+        assert_eq!(
+            document,
+            r#"{"@timestamp":"2026-11-22T23:19:56.230Z","message":"===> Launching kafka ...","kafka":{"topic":"broker-logs","partition":3,"offset":42},"event":{"dataset":"kafka.log"},"service":{"type":"kafka"}}"#
+        );
+    }
+
+    #[test]
+    fn what_filebeat_knows_is_kept_unless_a_header_knows_better() {
+        let value = json!({
+            "@timestamp": "2026-11-22T23:00:00.000Z",
+            "message": "text",
+            "log": {"offset": 1, "file": {"path": "/a"}},
+            "host": {"name": "h"},
+            "fields": {"env": "test", "rack": {"row": 7}},
+            "tags": ["kafka", "eu"],
+        })
+        .to_string();
+        assert_eq!(
+            json_of(value.as_bytes(), &HEADERS[4..]),
+            json!({
+                "@timestamp": "2026-11-22T23:00:00.000Z",
+                "message": "text",
+                "log": {"file": {"path": "/a"}, "offset": 1},
+                "host": {"name": "h"},
+                "kafka": {"topic": "broker-logs", "partition": 3, "offset": 42},
+                "fields": {"rack": {"row": 7}, "env": "prod"},
+                "tags": ["kafka", "eu"],
+                "event": {"dataset": "kafka.log"},
+                "service": {"type": "kafka"},
+            })
+        );
+        let known = json_of(value.as_bytes(), &HEADERS);
+        assert_eq!(known["host"]["name"], "broker-1");
+        assert_eq!(known["log"]["offset"], 4711);
+    }
+
+    #[test]
+    fn every_field_a_route_can_ask_for_is_in_the_document_under_that_name() {
+        let json = json_of(ERROR, &HEADERS);
+        let names = Field::NAMES.map(|(name, _)| name);
+        for name in names.into_iter().chain(["fields.env"]) {
+            let field = Field::named(name).expect(name);
+            let in_document = match json.pointer(&format!("/{}", name.replace('.', "/"))) {
+                Some(Value::String(text)) => text.clone(),
+                other => other.expect(name).to_string(),
+            };
+            document(ERROR, &HEADERS, |fields| {
+                assert_eq!(
+                    field.value(fields).as_deref(),
+                    Some(in_document.as_str()),
+                    "{name}"
+                );
+            });
+        }
+    }
+
+    #[test]
+    fn no_byte_of_a_value_or_a_header_can_break_the_json() {
+        let all_bytes: Vec<u8> = (0..=255).collect();
+        let headers: [Header; 4] = [
+            ("a\"\n", &all_bytes),
+            ("path", &all_bytes),
+            ("host", b"\n\"},{"),
+            ("offset", b"\"7\""),
+        ];
+        let json = json_of(&all_bytes, &headers);
+        let lossy = String::from_utf8_lossy(&all_bytes);
+        assert_eq!(json["message"], *lossy);
+        assert_eq!(json["fields"]["a\"\n"], *lossy);
+        assert_eq!(json["log"], json!({"file": {"path": lossy}}));
+        assert_eq!(json["host"]["name"], "\n\"},{");
+        assert_eq!(json["tags"], json!([INVALID_UTF8]));
+    }
+
+    #[test]
+    fn strings_are_escaped_wherever_the_special_byte_stands() {
+        for len in [0, 1, 15, 16, 17, 31, 32, 33, 100] {
+            for special in [
+                "",
+                "\"",
+                "\\",
+                "\n",
+                "\0",
+                "\x1f",
+                "\u{7f}",
+                "\u{2028}",
+                "\u{1f600}",
+            ] {
+                for at in 0..=len {
+                    let text = format!("{}{special}{}", "x".repeat(at), "y".repeat(len - at));
+                    let mut out = Vec::new();
+                    write_string(&mut out, &text);
+                    let read: String = serde_json::from_slice(&out).expect("JSON");
+                    assert_eq!(read, text);
+                }
+            }
+        }
+    }
+}

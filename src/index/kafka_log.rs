@@ -118,17 +118,17 @@ pub fn parse<'a>(event: &'a str, times: &mut TimeReader) -> Parsed<'a> {
         message: event,
         error: None,
     };
-    let (bracketed, text) = match event.strip_prefix('[') {
-        Some(text) => (true, text),
-        None => (false, event),
-    };
+    let inside = event.strip_prefix('[');
+    let text = inside.unwrap_or(event);
     let Some((time, len)) = times.read(text.as_bytes()) else {
         return parsed;
     };
-    let text = match text[len..].strip_prefix(']') {
-        Some(behind) if bracketed => behind,
-        None if !bracketed => &text[len..],
-        _ => return parsed,
+    let behind = match inside {
+        Some(inside) => inside[len..].strip_prefix(']'),
+        None => Some(&event[len..]),
+    };
+    let Some(text) = behind else {
+        return parsed;
     };
     parsed.time = Some(time);
     let Some((level, text)) = take_level(text) else {
@@ -358,3 +358,6 @@ fn first_line(text: &str) -> &str {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,3 +168,272 @@ impl Route {
             && self.fields.iter().all(has_field)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::index::event::Event;
+    use crate::index::kafka_log::parse;
+    use crate::index::origin::{DLQ_REASON, Header, Origin, ROUTE_NAME};
+    use crate::index::time::TimeReader;
+
+    fn index_config(index_errors: bool) -> IndexConfig {
+        IndexConfig {
+            topics: vec!["broker-logs".to_owned()],
+            group_id: "shipper-index".to_owned(),
+            error_topic: Some("broker-errors".to_owned()),
+            dead_letter_topic: "broker-logs-dead-letters".to_owned(),
+            index_errors,
+            timezone: TimeZone::UTC,
+            bytes_max: 4_000_000,
+            count_max: 5000,
+            linger: Duration::from_millis(200),
+            in_flight_max: 2,
+            shutdown_timeout: Duration::from_secs(20),
+        }
+    }
+
+    /// Returns a route that takes everything.
+    fn route(name: &str, to: Destination) -> RouteConfig {
+        RouteConfig {
+            name: name.to_owned(),
+            level: Vec::new(),
+            logger: None,
+            message: None,
+            header: BTreeMap::new(),
+            field: BTreeMap::new(),
+            to,
+        }
+    }
+
+    fn regex(pattern: &str) -> Regex {
+        Regex::new(pattern).expect("a pattern")
+    }
+
+    fn regexes(conditions: &[(&str, &str)]) -> BTreeMap<String, Regex> {
+        let conditions = conditions.iter();
+        conditions
+            .map(|(name, pattern)| (name.to_string(), regex(pattern)))
+            .collect()
+    }
+
+    /// Returns the name of the route `event` takes, and where to.
+    fn routed(router: &Router, event: &str, headers: &[Header<'_>]) -> (String, Destinations) {
+        let event = Event::from_value(event.as_bytes());
+        let parsed = parse(&event.text, &mut TimeReader::new(TimeZone::UTC));
+        let origin = Origin::new("broker-logs", 0, 0, 0, headers);
+        let routed = router.route(&Fields {
+            event: &event,
+            parsed: &parsed,
+            origin: &origin,
+        });
+        (router.names()[routed.route].clone(), routed.to)
+    }
+
+    const ERROR: &str =
+        "[2024-05-27 13:34:02,000] ERROR [Broker id=1] no disk (kafka.log.LogManager)";
+    const INFO: &str =
+        "[2024-05-27 13:34:02,000] INFO done (kafka.log.LogManager)\njava.lang.Error: a";
+    const NO_LAYOUT: &str = "ERROR no disk";
+
+    const NOWHERE: Destinations = Destinations {
+        error_topic: false,
+        index: false,
+        archive: false,
+    };
+    const ERROR_TOPIC: Destinations = Destinations {
+        error_topic: true,
+        ..NOWHERE
+    };
+    const INDEX: Destinations = Destinations {
+        index: true,
+        ..NOWHERE
+    };
+    const ARCHIVE: Destinations = Destinations {
+        archive: true,
+        ..NOWHERE
+    };
+
+    #[test]
+    fn without_rules_the_level_decides_and_nothing_else() {
+        let fatal = ERROR.replace("ERROR", "FATAL");
+        for (index_errors, has_elasticsearch, errors, others) in [
+            (false, true, ERROR_TOPIC, INDEX),
+            (
+                true,
+                true,
+                Destinations {
+                    index: true,
+                    ..ERROR_TOPIC
+                },
+                INDEX,
+            ),
+            (false, false, ERROR_TOPIC, ARCHIVE),
+            (
+                true,
+                false,
+                Destinations {
+                    archive: true,
+                    ..ERROR_TOPIC
+                },
+                ARCHIVE,
+            ),
+        ] {
+            let config = index_config(index_errors);
+            let router = Router::new(&[], &config, has_elasticsearch).expect("no rules");
+            for (event, name, to) in [
+                (ERROR, DEFAULT_ERRORS, errors),
+                (&fatal, DEFAULT_ERRORS, errors),
+                (INFO, DEFAULT_OTHERS, others),
+                (NO_LAYOUT, DEFAULT_OTHERS, others),
+            ] {
+                assert_eq!(
+                    routed(&router, event, &[]),
+                    (name.to_owned(), to),
+                    "{event}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_matches_if_all_its_conditions_do() {
+        let headers: [Header; 2] = [("env", b"prod"), ("path", b"/var/log/kafka/server.log")];
+        let any = || route("rule", Destination::Drop);
+        for (rule, matches) in [
+            (any(), [true, true, true]),
+            (
+                RouteConfig {
+                    level: vec!["error".into(), "warn".into()],
+                    ..any()
+                },
+                [true, false, false],
+            ),
+            (
+                RouteConfig {
+                    logger: Some(regex("^kafka.log")),
+                    ..any()
+                },
+                [true, true, false],
+            ),
+            (
+                RouteConfig {
+                    message: Some(regex("no disk$")),
+                    ..any()
+                },
+                [true, false, true],
+            ),
+            (
+                RouteConfig {
+                    header: regexes(&[("env", "^prod$")]),
+                    ..any()
+                },
+                [true, true, true],
+            ),
+            (
+                RouteConfig {
+                    header: regexes(&[("env", "^prod$"), ("rack", "")]),
+                    ..any()
+                },
+                [false; 3],
+            ),
+            (
+                RouteConfig {
+                    header: regexes(&[("path", "server")]),
+                    ..any()
+                },
+                [true, true, true],
+            ),
+            (
+                RouteConfig {
+                    field: regexes(&[("fields.env", "prod")]),
+                    ..any()
+                },
+                [true, true, true],
+            ),
+            (
+                RouteConfig {
+                    field: regexes(&[("kafka.log.component", "Broker")]),
+                    ..any()
+                },
+                [true, false, false],
+            ),
+            (
+                RouteConfig {
+                    field: regexes(&[("error.type", "Error$")]),
+                    ..any()
+                },
+                [false, true, false],
+            ),
+            (
+                RouteConfig {
+                    level: vec!["INFO".into()],
+                    message: Some(regex("disk")),
+                    ..any()
+                },
+                [false; 3],
+            ),
+        ] {
+            let router = Router::new(std::slice::from_ref(&rule), &index_config(false), true)
+                .expect("a rule");
+            let matched =
+                [ERROR, INFO, NO_LAYOUT].map(|event| routed(&router, event, &headers).0 == "rule");
+            assert_eq!(matched, matches, "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_wins() {
+        let mut logger = route("logger", Destination::Archive);
+        logger.logger = Some(regex("LogManager"));
+        let rules = [
+            logger,
+            route("rest", Destination::Drop),
+            route("never", Destination::Index),
+        ];
+        let router = Router::new(&rules, &index_config(false), true).expect("rules");
+        assert_eq!(routed(&router, ERROR, &[]), ("logger".to_owned(), ARCHIVE));
+        assert_eq!(
+            routed(&router, NO_LAYOUT, &[]),
+            ("rest".to_owned(), NOWHERE)
+        );
+    }
+
+    #[test]
+    fn what_the_shipper_produced_never_goes_to_the_error_topic_again() {
+        let mut archived = route("archived", Destination::Archive);
+        archived.message = Some(regex("archive"));
+        let rules = [archived, route("all", Destination::ErrorTopic)];
+        for header in [ROUTE_NAME, DLQ_REASON] {
+            let headers: [Header; 1] = [(header, b"x")];
+            let router = Router::new(&rules, &index_config(true), true).expect("rules");
+            assert_eq!(routed(&router, INFO, &headers), ("all".to_owned(), INDEX));
+            assert_eq!(routed(&router, "archive", &headers).1, ARCHIVE);
+            let router = Router::new(&[], &index_config(false), false).expect("no rules");
+            assert_eq!(
+                routed(&router, ERROR, &headers),
+                (DEFAULT_ERRORS.to_owned(), ARCHIVE)
+            );
+        }
+    }
+
+    #[test]
+    fn a_level_or_a_field_that_does_not_exist_is_refused_by_name() {
+        let mut level = route("a", Destination::Drop);
+        level.level = vec!["LOUD".to_owned()];
+        let mut field = route("b", Destination::Drop);
+        field.field = regexes(&[("log.class", "x")]);
+        for (rule, problem) in [
+            (level, "route `a`: no level `LOUD`"),
+            (field, "route `b`: no field `log.class` in a document"),
+        ] {
+            let refusal = Router::new(&[rule], &index_config(false), true);
+            assert_eq!(refusal.expect_err("unknown"), problem);
+        }
+    }
+}

@@ -190,18 +190,17 @@ const HOUR_MS: i64 = 3_600_000;
 
 /// The UTC hour that `ms` lies in.
 ///
-/// Times before the year 0 or after 9999 are taken as the first or last moment of these years:
-/// no log was written then, and neither JSON dates nor index names have room for them.
+/// Times before the year 0, or in the last days of 9999 and after, are taken as the nearest that
+/// is not: no log was written then, and index names have room for four digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct UtcHour(i64);
 
 impl UtcHour {
     const FIRST_MS: i64 = -62_167_219_200_000;
-    const LAST_MS: i64 = 253_402_300_799_999;
 
     /// Returns the hour, and the milliseconds that have passed since its start.
     pub(super) fn of(ms: i64) -> (UtcHour, u32) {
-        let ms = ms.clamp(UtcHour::FIRST_MS, UtcHour::LAST_MS);
+        let ms = ms.clamp(UtcHour::FIRST_MS, Timestamp::MAX.as_millisecond());
         let within_ms = u32::try_from(ms.rem_euclid(HOUR_MS)).expect("an hour fits");
         (UtcHour(ms.div_euclid(HOUR_MS)), within_ms)
     }
@@ -261,7 +260,7 @@ impl TimeWriter {
 mod tests {
     use super::*;
 
-    fn zone(name: &str) -> TimeReader {
+    fn reader(name: &str) -> TimeReader {
         TimeReader::new(TimeZone::get(name).expect("a zone"))
     }
 
@@ -275,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_spellings_of_log4j_and_of_the_jvm_are_read() {
-        let mut utc = zone("UTC");
+        let mut utc = reader("UTC");
         for (text, iso, zoned, rest) in [
             (
                 "2017-08-04 10:48:20,377] INFO",
@@ -351,7 +350,7 @@ mod tests {
 
     #[test]
     fn what_only_looks_like_a_time_is_none() {
-        let mut utc = zone("UTC");
+        let mut utc = reader("UTC");
         for text in [
             "",
             "2017-08-04 10:48:2",
@@ -371,68 +370,35 @@ mod tests {
 
     #[test]
     fn local_times_are_right_on_both_sides_of_a_change_of_the_clocks() {
-        let mut berlin = zone("Europe/Berlin");
-        let mut lord_howe = zone("Australia/Lord_Howe");
-        for (reader, text, iso) in [
-            (
-                &mut berlin,
-                "2026-03-29 01:59:59,999",
-                "2026-03-29T00:59:59.999Z",
-            ),
-            (
-                &mut berlin,
-                "2026-03-29 02:30:00,000",
-                "2026-03-29T01:30:00.000Z",
-            ), // skipped
-            (
-                &mut berlin,
-                "2026-03-29 03:00:00,000",
-                "2026-03-29T01:00:00.000Z",
-            ),
-            (
-                &mut berlin,
-                "2026-10-25 01:59:59,999",
-                "2026-10-24T23:59:59.999Z",
-            ),
-            (
-                &mut berlin,
-                "2026-10-25 02:30:00,000",
-                "2026-10-25T00:30:00.000Z",
-            ), // twice
-            (
-                &mut berlin,
-                "2026-10-25 03:00:00,000",
-                "2026-10-25T02:00:00.000Z",
-            ),
-            // By half an hour: forward at 02:00, back from 02:00 to 01:30.
-            (
-                &mut lord_howe,
-                "2026-10-04 02:29:59,999",
-                "2026-10-03T15:59:59.999Z",
-            ),
-            (
-                &mut lord_howe,
-                "2026-10-04 02:30:00,000",
-                "2026-10-03T15:30:00.000Z",
-            ),
-            (
-                &mut lord_howe,
-                "2026-04-05 01:29:59,000",
-                "2026-04-04T14:29:59.000Z",
-            ),
-            (
-                &mut lord_howe,
-                "2026-04-05 01:30:00,000",
-                "2026-04-04T14:30:00.000Z",
-            ),
-            (
-                &mut lord_howe,
-                "2026-04-05 02:00:00,000",
-                "2026-04-04T15:30:00.000Z",
-            ),
-        ] {
-            let (read, zoned, _) = read(reader, text).expect(text);
-            assert_eq!((read.as_str(), zoned), (iso, false), "{text}");
+        check_local(
+            "Europe/Berlin",
+            &[
+                ("2026-03-29 01:59:59,999", "2026-03-29T00:59:59.999Z"),
+                ("2026-03-29 02:30:00,000", "2026-03-29T01:30:00.000Z"), // skipped
+                ("2026-03-29 03:00:00,000", "2026-03-29T01:00:00.000Z"),
+                ("2026-10-25 01:59:59,999", "2026-10-24T23:59:59.999Z"),
+                ("2026-10-25 02:30:00,000", "2026-10-25T00:30:00.000Z"), // passed twice
+                ("2026-10-25 03:00:00,000", "2026-10-25T02:00:00.000Z"),
+            ],
+        );
+        // By half an hour: forward from 02:00, and back from 02:00 to 01:30.
+        check_local(
+            "Australia/Lord_Howe",
+            &[
+                ("2026-10-04 02:29:59,999", "2026-10-03T15:59:59.999Z"), // skipped
+                ("2026-10-04 02:30:00,000", "2026-10-03T15:30:00.000Z"),
+                ("2026-04-05 01:29:59,000", "2026-04-04T14:29:59.000Z"),
+                ("2026-04-05 01:30:00,000", "2026-04-04T14:30:00.000Z"), // passed twice
+                ("2026-04-05 02:00:00,000", "2026-04-04T15:30:00.000Z"),
+            ],
+        );
+    }
+
+    fn check_local(zone: &str, cases: &[(&str, &str)]) {
+        let mut reader = reader(zone);
+        for (text, iso) in cases {
+            let (read, zoned, _) = read(&mut reader, text).expect(text);
+            assert_eq!((read.as_str(), zoned), (*iso, false), "{text}");
         }
     }
 
@@ -440,7 +406,7 @@ mod tests {
     fn times_beyond_four_digit_years_become_the_nearest_that_can_be_written() {
         for (ms, iso) in [
             (i64::MIN, "0000-01-01T00:00:00.000Z"),
-            (i64::MAX, "9999-12-31T23:59:59.999Z"),
+            (i64::MAX, "9999-12-30T22:00:00.999Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
         ] {
             let mut out = Vec::new();
