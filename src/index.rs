@@ -14,6 +14,7 @@ pub mod archive;
 pub mod document;
 pub mod elasticsearch;
 pub mod event;
+pub mod fields;
 pub mod index_name;
 pub mod kafka_log;
 pub mod origin;
