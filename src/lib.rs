@@ -1,1 +1,5 @@
 //! Ships logs.
+
+pub mod config;
+pub mod index;
+pub mod record;

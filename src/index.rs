@@ -1,0 +1,4 @@
+//! The index walk.
+
+pub mod archive;
+pub mod elasticsearch;
