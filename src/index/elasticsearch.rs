@@ -223,10 +223,14 @@ pub struct Reject {
 
 impl Reject {
     fn new(status: u16, error_type: &str, reason: &str, index: String) -> Reject {
+        let mut len = reason.len().min(REASON_BYTES_MAX);
+        while !reason.is_char_boundary(len) {
+            len -= 1;
+        }
         Reject {
             status,
             error_type: error_type.to_owned(),
-            reason: reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned(),
+            reason: reason[..len].to_owned(),
             index,
         }
     }
