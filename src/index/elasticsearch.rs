@@ -1,0 +1,1045 @@
+//! Bulk delivery: each document gets exactly one final outcome, however often it must be sent.
+//!
+//! A document is created under an id that is derived from its origin, so a repeat answers 409 and
+//! does no harm. Whatever leaves its fate unknown (a cut answer, a time-out, a count that does
+//! not fit, a proxy's error page) is therefore simply sent again. What an answer means is decided
+//! by status and `error.type` alone, never by the text of a message, which may quote a document:
+//!
+//! | answer | what becomes of it |
+//! |---|---|
+//! | no connection, time-out, 408, 5xx, no bulk answer | the other hosts, then again, backing off |
+//! | request 429 | again in halves, after `Retry-After` or a growing wait |
+//! | request 413 | in parts half as large; a single document is rejected; the limit is remembered |
+//! | request 400 `action_request_validation_exception` | in halves, down to the document that is to blame, which is rejected |
+//! | request 401, 403, 3xx, any other 4xx | held: an operator must act; secrets are read anew |
+//! | item 2xx | created, or kept in the failure store |
+//! | item 409 `version_conflict_engine_exception` | a duplicate |
+//! | item 429, 5xx, other 409 | that item alone again |
+//! | item 401, 403, 404, `cluster_block_exception`, `index_closed_exception`, `validation_exception` (too many shards), `invalid_index_name_exception` | held: not the document's fault |
+//! | any other item 4xx, `fail_processor_exception` | rejected, with type and reason |
+//!
+//! Held and repeated documents are sent again for as long as it takes; only an [`Interrupter`]
+//! makes a delivery give up. All documents of an answer are judged before any is sent again.
+//!
+//! Memory: a whole body is sent from where it lies. A second copy is made of the documents that
+//! go again out of the middle of a body, and of a compressed body.
+//!
+//! Absent on purpose: chunked request bodies (OpenSearch warns of them), redirects, sniffing.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use log::{debug, error, info, warn};
+use serde::Deserialize;
+use ureq::Agent;
+use ureq::http::{HeaderValue, Response, Uri, header};
+
+use crate::config::ElasticsearchConfig;
+
+/// Asks for what a verdict needs and no more: 26 bytes an item instead of 180, and the entries
+/// stay one for one and in order, for each has a status. `error.type` and `error.reason` are
+/// those of the whole request.
+const BULK: &str = "/_bulk?filter_path=items.*.status,items.*.error.type,\
+                    items.*.error.reason,items.*.failure_store,error.type,error.reason";
+
+/// A node that takes longer to accept a connection is away; the others are asked meanwhile.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A server's wish to be left alone is granted up to this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// How soon a wait notices that it is to end.
+const WAIT_SLICE: Duration = Duration::from_millis(50);
+
+/// Rounds in a row without an outcome after which being busy is worth a warning: a few are
+/// ordinary back pressure.
+const BUSY_ROUNDS: u32 = 3;
+
+/// Bytes of a server's reason that are kept: it may quote a whole document.
+const REASON_BYTES_MAX: usize = 1024;
+
+/// Documents on their way to `_bulk`, as the request body they become.
+#[derive(Debug, Default)]
+pub struct BulkBody {
+    bytes: Vec<u8>,
+    /// Where each item ends; it starts where the one before ended.
+    ends: Vec<usize>,
+}
+
+impl BulkBody {
+    /// Returns an empty body.
+    pub fn new() -> BulkBody {
+        BulkBody::default()
+    }
+
+    /// Empties the body and keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Opens an item and returns the buffer to append the document to; [`end`](BulkBody::end)
+    /// closes it.
+    ///
+    /// The document is one JSON object on one line. An `id` of more than 512 bytes is rejected
+    /// by Elasticsearch, at the price of some extra requests.
+    pub fn begin(&mut self, index: &str, id: &str) -> &mut Vec<u8> {
+        self.bytes.extend_from_slice(br#"{"create":{"_index":"#);
+        append_string(&mut self.bytes, index);
+        self.bytes.extend_from_slice(br#","_id":"#);
+        append_string(&mut self.bytes, id);
+        self.bytes.extend_from_slice(b"}}\n");
+        &mut self.bytes
+    }
+
+    /// Closes the item that [`begin`](BulkBody::begin) opened.
+    pub fn end(&mut self) {
+        self.bytes.push(b'\n');
+        self.ends.push(self.bytes.len());
+        debug_assert_eq!(
+            memchr::memchr_iter(b'\n', self.item(self.ends.len() - 1)).count(),
+            2,
+            "an item is two lines"
+        );
+    }
+
+    /// Size of the request body in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "n_items says it")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// How many items were closed.
+    pub fn n_items(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn start(&self, item: usize) -> usize {
+        if item == 0 { 0 } else { self.ends[item - 1] }
+    }
+
+    fn item(&self, item: usize) -> &[u8] {
+        &self.bytes[self.start(item)..self.ends[item]]
+    }
+
+    fn len_of(&self, items: &[usize]) -> usize {
+        items.iter().map(|&item| self.item(item).len()).sum()
+    }
+
+    /// Returns the request body of `items`, which ascend: where it lies if they are neighbours,
+    /// else copied to `scratch`.
+    fn gather<'a>(&'a self, items: &[usize], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        let (Some(&first), Some(&last)) = (items.first(), items.last()) else {
+            return &[];
+        };
+        if last - first + 1 == items.len() {
+            return &self.bytes[self.start(first)..self.ends[last]];
+        }
+        scratch.clear();
+        for &item in items {
+            scratch.extend_from_slice(self.item(item));
+        }
+        scratch
+    }
+
+    /// Cuts `items` into runs of at most `len_max` bytes; a larger item stands alone.
+    fn split(&self, items: &[usize], len_max: usize) -> Vec<Vec<usize>> {
+        let mut parts: Vec<Vec<usize>> = Vec::new();
+        let mut len = 0;
+        for &item in items {
+            let item_len = self.item(item).len();
+            match parts.last_mut() {
+                Some(part) if len + item_len <= len_max => {
+                    part.push(item);
+                    len += item_len;
+                }
+                _ => {
+                    parts.push(vec![item]);
+                    len = item_len;
+                }
+            }
+        }
+        parts
+    }
+
+    /// Returns the index that an item was meant for.
+    fn index_of(&self, item: usize) -> String {
+        #[derive(Deserialize)]
+        struct Action<'a> {
+            #[serde(borrow)]
+            create: Target<'a>,
+        }
+        #[derive(Deserialize)]
+        struct Target<'a> {
+            #[serde(borrow)]
+            _index: Cow<'a, str>,
+        }
+        let mut actions = serde_json::Deserializer::from_slice(self.item(item));
+        let action = Action::deserialize(&mut actions).expect("begin() wrote the action line");
+        action.create._index.into_owned()
+    }
+}
+
+fn append_string(bytes: &mut Vec<u8>, string: &str) {
+    serde_json::to_writer(bytes, string).expect("writing to memory does not fail");
+}
+
+/// What finally became of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is indexed now.
+    Created,
+    /// It was there already.
+    Duplicate,
+    /// Its index could not take it; the data stream's failure store did (Elasticsearch 9.1).
+    FailureStore,
+    /// It will never be taken.
+    Rejected(Reject),
+}
+
+/// What Elasticsearch said against a document or a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// HTTP status of the item or of the request.
+    pub status: u16,
+    /// Its `error.type`, e.g. `document_parsing_exception`; empty if it gave none.
+    pub error_type: String,
+    /// Its words, cut to 1 KiB; they may quote the document.
+    pub reason: String,
+    /// The index the document was meant for; empty if the whole request is meant.
+    pub index: String,
+}
+
+impl Reject {
+    fn new(status: u16, error_type: &str, reason: &str, index: String) -> Reject {
+        let mut len = reason.len().min(REASON_BYTES_MAX);
+        while !reason.is_char_boundary(len) {
+            len -= 1;
+        }
+        Reject {
+            status,
+            error_type: error_type.to_owned(),
+            reason: reason[..len].to_owned(),
+            index,
+        }
+    }
+}
+
+/// For logs: nothing of what the server or a document says can forge a line or a colour.
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status={}", self.status)?;
+        if !self.index.is_empty() {
+            write!(f, " index={}", self.index.escape_debug())?;
+        }
+        if !self.error_type.is_empty() {
+            write!(f, " type={}", self.error_type.escape_debug())?;
+        }
+        if !self.reason.is_empty() {
+            write!(f, " reason=\"{}\"", self.reason.escape_debug())?;
+        }
+        Ok(())
+    }
+}
+
+/// How the delivery fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Documents are taken.
+    Working,
+    /// No node answers; says why the last one did not.
+    Unreachable(String),
+    /// The nodes are overloaded or fail inside; it passes by itself.
+    Busy(Reject),
+    /// Refused in a way that only an operator can mend; tried again all the same.
+    Blocked(Reject),
+}
+
+impl State {
+    /// Whether an operator would call both the same; words and index may differ.
+    fn same_as(&self, other: &State) -> bool {
+        match (self, other) {
+            (State::Working, State::Working) => true,
+            (State::Unreachable(_), State::Unreachable(_)) => true,
+            (State::Busy(a), State::Busy(b)) | (State::Blocked(a), State::Blocked(b)) => {
+                (a.status, &a.error_type) == (b.status, &b.error_type)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What one [`Bulk`] has done since it was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Documents indexed.
+    pub created: u64,
+    /// Documents that were there already.
+    pub duplicates: u64,
+    /// Documents that ended in a failure store.
+    pub failure_store: u64,
+    /// Documents that will never be taken.
+    pub rejected: u64,
+    /// Requests sent, answered or not.
+    pub requests: u64,
+    /// Bytes of request bodies as sent, compressed where they were.
+    pub bytes: u64,
+    /// Documents that had to be sent again, by reason; one document may count often.
+    pub retried: BTreeMap<&'static str, u64>,
+}
+
+/// Makes a delivery give up, from any thread.
+#[derive(Debug, Clone)]
+pub struct Interrupter {
+    stopped: Arc<AtomicBool>,
+    agent: Agent,
+}
+
+impl Interrupter {
+    /// Ends the delivery under way, waiting or not, and all later ones of its [`Bulk`].
+    ///
+    /// What is interrupted has an unknown fate, and must not count as delivered. A connection
+    /// being made is the one thing that still takes its time, at most 5 s.
+    pub fn interrupt(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.agent.clone().shutdown();
+    }
+}
+
+/// A bulk client with one connection; each worker thread has its own.
+#[derive(Debug)]
+pub struct Bulk {
+    agent: Agent,
+    stopped: Arc<AtomicBool>,
+    hosts: Vec<Host>,
+    /// The host asked last; kept as long as it answers, to use its connection again.
+    host: usize,
+    credentials: Credentials,
+    authorization: Option<HeaderValue>,
+    gzip: bool,
+    backoff: Duration,
+    backoff_max: Duration,
+    /// Bytes of a body above which it is split before it is sent: half of what answered 413.
+    len_max: usize,
+    state: State,
+    since: Instant,
+    counters: Counters,
+    scratch: Vec<u8>,
+    zipped: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Host {
+    /// For logs, without a path.
+    name: String,
+    bulk: Uri,
+    /// Failures in a row.
+    failures: u32,
+    /// Not asked before.
+    until: Instant,
+}
+
+/// Where the secret comes from.
+enum Credentials {
+    None,
+    Basic { username: String, password: PathBuf },
+    ApiKey(PathBuf),
+}
+
+/// Secrets stay out of logs, also by mistake.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Credentials::None => "None",
+            Credentials::Basic { .. } => "Basic",
+            Credentials::ApiKey(_) => "ApiKey",
+        })
+    }
+}
+
+/// What one request came to.
+enum Reply {
+    /// A verdict for each item, in order.
+    Items(Vec<Verdict>),
+    /// Request 413.
+    TooLarge(Reject),
+    /// Some item of the request makes all of it unacceptable.
+    Invalid(Reject),
+    /// Request 429.
+    Busy(Reject, Option<Duration>),
+    /// The request was refused, whatever is in it.
+    Blocked(Reject),
+    /// Whether the request arrived is not known, or this host cannot serve it; says why.
+    Failed(&'static str, String, Option<Duration>),
+}
+
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Final(Outcome),
+    /// Send it again: the server was busy or failed.
+    Again(Reject),
+    /// Send it again, slowly: something else than the document must change first.
+    Held(Reject),
+}
+
+/// Why documents are left after a round; the worst reason of all is kept.
+enum Trouble {
+    Failed(String),
+    Busy(Reject, Option<Duration>),
+    Blocked(Reject),
+}
+
+impl Bulk {
+    /// Returns a client that has not connected yet.
+    ///
+    /// Errors: a host that is no `http://` address, or a secret's file that cannot be read.
+    pub fn new(config: &ElasticsearchConfig) -> io::Result<Bulk> {
+        let credentials = match (
+            &config.username,
+            &config.password_file,
+            &config.api_key_file,
+        ) {
+            (_, _, Some(path)) => Credentials::ApiKey(path.clone()),
+            (Some(username), Some(path), None) => Credentials::Basic {
+                username: username.clone(),
+                password: path.clone(),
+            },
+            _ => Credentials::None,
+        };
+        let hosts = config
+            .hosts
+            .iter()
+            .map(|host| Host::new(host))
+            .collect::<io::Result<Vec<Host>>>()?;
+        if hosts.is_empty() {
+            return Err(invalid("elasticsearch.hosts is empty".to_owned()));
+        }
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .user_agent(concat!("log-shipper/", env!("CARGO_PKG_VERSION")))
+            .timeout_global(Some(config.request_timeout))
+            .timeout_connect(Some(CONNECT_TIMEOUT.min(config.request_timeout)))
+            .build()
+            .new_agent();
+        Ok(Bulk {
+            agent,
+            stopped: Arc::new(AtomicBool::new(false)),
+            // Many shippers, and the workers of one, spread over the nodes.
+            host: random() as usize % hosts.len(),
+            hosts,
+            authorization: credentials.read()?,
+            credentials,
+            gzip: config.gzip,
+            backoff: config.retry_backoff,
+            backoff_max: config.retry_backoff_max,
+            len_max: usize::MAX,
+            state: State::Working,
+            since: Instant::now(),
+            counters: Counters::default(),
+            scratch: Vec::new(),
+            zipped: Vec::new(),
+            answer: Vec::new(),
+        })
+    }
+
+    /// Returns the means to end deliveries of this client.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter {
+            stopped: Arc::clone(&self.stopped),
+            agent: self.agent.clone(),
+        }
+    }
+
+    /// What has been done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Sends `body` until each item has its final outcome, and leaves those in `outcomes`, one
+    /// an item in order.
+    ///
+    /// `on_state` hears of each change of the client's state while it lasts; the change is
+    /// logged as well. Errors: none; an item without an outcome (`None`) there is only after
+    /// [`Interrupter::interrupt`].
+    pub fn deliver(
+        &mut self,
+        body: &BulkBody,
+        outcomes: &mut Vec<Option<Outcome>>,
+        on_state: &mut dyn FnMut(&State),
+    ) {
+        outcomes.clear();
+        outcomes.resize(body.n_items(), None);
+        let all: Vec<usize> = (0..body.n_items()).collect();
+        let mut parts = VecDeque::from(body.split(&all, self.len_max));
+        let mut idle_rounds = 0;
+        while !parts.is_empty() && !self.stopped() {
+            let left_before: usize = parts.iter().map(Vec::len).sum();
+            let trouble = self.round(body, &mut parts, outcomes);
+            let left: usize = parts.iter().map(Vec::len).sum();
+            idle_rounds = if left < left_before {
+                0
+            } else {
+                idle_rounds + 1
+            };
+            if self.stopped() {
+                break;
+            }
+            match trouble {
+                None => self.set_state(State::Working, on_state),
+                Some(Trouble::Failed(why)) => {
+                    if self.next_host().is_err() && self.hosts.iter().all(|h| h.failures > 0) {
+                        self.set_state(State::Unreachable(why), on_state);
+                    }
+                    while let Err(wait) = self.next_host()
+                        && self.wait(wait)
+                    {}
+                }
+                Some(Trouble::Busy(reject, retry_after)) => {
+                    if idle_rounds >= BUSY_ROUNDS {
+                        self.set_state(State::Busy(reject), on_state);
+                    } else if idle_rounds == 0 {
+                        self.set_state(State::Working, on_state);
+                    }
+                    let wait = between(Duration::ZERO, self.backoff_after(idle_rounds));
+                    self.wait(retry_after.unwrap_or(wait));
+                }
+                Some(Trouble::Blocked(reject)) => {
+                    self.set_state(State::Blocked(reject), on_state);
+                    self.wait(between(self.backoff_max / 2, self.backoff_max));
+                    self.read_credentials();
+                }
+            }
+        }
+    }
+
+    /// Sends all `parts` once, and leaves in them what must be sent again.
+    fn round(
+        &mut self,
+        body: &BulkBody,
+        parts: &mut VecDeque<Vec<usize>>,
+        outcomes: &mut [Option<Outcome>],
+    ) -> Option<Trouble> {
+        let mut again = Vec::new();
+        let mut trouble: Option<Trouble> = None;
+        while let Some(part) = parts.pop_front() {
+            let len = body.len_of(&part);
+            match self.send(body, &part) {
+                Reply::Items(verdicts) => {
+                    for (&item, verdict) in part.iter().zip(verdicts) {
+                        match verdict {
+                            Verdict::Final(outcome) => {
+                                self.counters.count(&outcome);
+                                outcomes[item] = Some(outcome);
+                            }
+                            Verdict::Again(reject) => {
+                                let reason = if reject.status == 429 {
+                                    "busy"
+                                } else {
+                                    "failed"
+                                };
+                                self.counters.retry(reason, 1);
+                                again.push(item);
+                                if trouble.is_none() {
+                                    trouble = Some(Trouble::Busy(reject, None));
+                                }
+                            }
+                            Verdict::Held(reject) => {
+                                self.counters.retry("blocked", 1);
+                                again.push(item);
+                                if !matches!(trouble, Some(Trouble::Blocked(_))) {
+                                    trouble = Some(Trouble::Blocked(reject));
+                                }
+                            }
+                        }
+                    }
+                }
+                Reply::TooLarge(reject) | Reply::Invalid(reject) if part.len() == 1 => {
+                    let index = body.index_of(part[0]);
+                    let outcome = Outcome::Rejected(Reject { index, ..reject });
+                    self.counters.count(&outcome);
+                    outcomes[part[0]] = Some(outcome);
+                }
+                Reply::TooLarge(_) => {
+                    self.counters.retry("too_large", part.len());
+                    self.len_max = self.len_max.min(len / 2);
+                    info!("Elasticsearch takes no request of {len} bytes; smaller ones from now");
+                    prepend(parts, body.split(&part, self.len_max));
+                }
+                Reply::Invalid(_) => {
+                    self.counters.retry("invalid", part.len());
+                    prepend(parts, halves(&part));
+                }
+                // The other parts would fare alike: the round ends.
+                Reply::Busy(reject, retry_after) => {
+                    self.counters.retry("busy", part.len());
+                    // Indexing pressure counts bytes: what is too much at once may pass in turns.
+                    prepend(parts, halves(&part));
+                    trouble = Some(match trouble {
+                        Some(Trouble::Blocked(reject)) => Trouble::Blocked(reject),
+                        _ => Trouble::Busy(reject, retry_after),
+                    });
+                    break;
+                }
+                Reply::Blocked(reject) => {
+                    self.counters.retry("blocked", part.len());
+                    parts.push_front(part);
+                    trouble = Some(Trouble::Blocked(reject));
+                    break;
+                }
+                Reply::Failed(reason, why, _) => {
+                    self.counters.retry(reason, part.len());
+                    parts.push_front(part);
+                    trouble = Some(Trouble::Failed(why));
+                    break;
+                }
+            }
+        }
+        if !again.is_empty() {
+            again.sort_unstable();
+            parts.extend(body.split(&again, self.len_max));
+        }
+        trouble
+    }
+
+    /// Sends `items` to the host whose turn it is, and keeps the book on hosts.
+    fn send(&mut self, body: &BulkBody, items: &[usize]) -> Reply {
+        let Ok(host) = self.next_host() else {
+            return Reply::Failed("unreachable", "every host is set aside".to_owned(), None);
+        };
+        self.host = host;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let bytes = body.gather(items, &mut scratch);
+        let mut answer = self.request(bytes, items.len());
+        // A node may close an idle connection in the very moment it is used again.
+        if self.hosts[host].failures == 0 && answer.as_ref().is_err_and(was_closed) {
+            debug!("the connection was closed; sending again on a new one");
+            answer = self.request(bytes, items.len());
+        }
+        let reply = match answer {
+            Ok(response) => self.judge(&response, body, items),
+            Err(problem) => Reply::Failed("unreachable", problem.to_string(), None),
+        };
+        self.scratch = scratch;
+        if self.stopped() {
+            return reply;
+        }
+        let attempt = self.hosts[host].failures;
+        let backoff = self.backoff_after(attempt);
+        let host = &mut self.hosts[host];
+        match &reply {
+            Reply::Failed(_, why, retry_after) => {
+                host.failures += 1;
+                let wait = between(backoff / 2, backoff).max(retry_after.unwrap_or_default());
+                host.until = Instant::now() + wait;
+                if attempt == 0 {
+                    warn!(
+                        "Elasticsearch host={} fails: {}; sending again",
+                        host.name,
+                        why.escape_debug()
+                    );
+                }
+            }
+            _ if attempt > 0 => {
+                info!("Elasticsearch host={} answers again", host.name);
+                host.failures = 0;
+            }
+            _ => {}
+        }
+        reply
+    }
+
+    /// Makes one request; the answer's body stands in `self.answer`.
+    fn request(&mut self, bytes: &[u8], n_items: usize) -> Result<Response<()>, ureq::Error> {
+        let host = &self.hosts[self.host];
+        let mut request = self
+            .agent
+            .post(&host.bulk)
+            .header(header::CONTENT_TYPE, "application/x-ndjson");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let sent = if self.gzip {
+            self.zipped.clear();
+            let mut encoder = GzEncoder::new(&mut self.zipped, Compression::fast());
+            encoder.write_all(bytes)?;
+            encoder.finish()?;
+            request = request.header(header::CONTENT_ENCODING, "gzip");
+            self.zipped.as_slice()
+        } else {
+            bytes
+        };
+        self.counters.requests += 1;
+        self.counters.bytes += sent.len() as u64;
+        let (parts, answer) = request.send(sent)?.into_parts();
+        // Reasons may quote documents, and JSON may double their length.
+        let answer_max = 64 * 1024 + 1024 * n_items + 2 * bytes.len();
+        self.answer.clear();
+        answer
+            .into_with_config()
+            .limit(answer_max as u64)
+            .reader()
+            .read_to_end(&mut self.answer)?;
+        Ok(Response::from_parts(parts, ()))
+    }
+
+    /// Says what an answer means; its body stands in `self.answer`.
+    fn judge(&self, response: &Response<()>, body: &BulkBody, items: &[usize]) -> Reply {
+        let status = response.status().as_u16();
+        if status == 200 {
+            return match verdicts(&self.answer, body, items) {
+                Ok(verdicts) => Reply::Items(verdicts),
+                Err(problem) => Reply::Failed("garbled", problem, None),
+            };
+        }
+        let refused = Refused::parse(&self.answer);
+        let reject = Reject::new(status, &refused.error_type, &refused.reason, String::new());
+        let retry_after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+            .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
+        match status {
+            413 => Reply::TooLarge(reject),
+            429 => Reply::Busy(reject, retry_after),
+            400 if reject.error_type == "action_request_validation_exception" => {
+                Reply::Invalid(reject)
+            }
+            408 | 500.. => Reply::Failed("server_error", reject.to_string(), retry_after),
+            ..300 => Reply::Failed("garbled", reject.to_string(), None),
+            _ => Reply::Blocked(reject),
+        }
+    }
+
+    /// Returns the host to ask, or how long all are still set aside.
+    fn next_host(&self) -> Result<usize, Duration> {
+        let now = Instant::now();
+        let turn = |n: usize| (self.host + n) % self.hosts.len();
+        (0..self.hosts.len())
+            .map(turn)
+            .find(|&host| self.hosts[host].until <= now)
+            .ok_or_else(|| {
+                let until = self.hosts.iter().map(|host| host.until).min();
+                until.expect("there are hosts").duration_since(now)
+            })
+    }
+
+    fn backoff_after(&self, attempts: u32) -> Duration {
+        self.backoff
+            .saturating_mul(2_u32.saturating_pow(attempts))
+            .min(self.backoff_max)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Sleeps; returns whether it slept to the end.
+    fn wait(&self, duration: Duration) -> bool {
+        let until = Instant::now() + duration;
+        while !self.stopped() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            thread::sleep(left.min(WAIT_SLICE));
+        }
+        false
+    }
+
+    /// Takes over a secret that has changed since; a file that cannot be read changes nothing.
+    fn read_credentials(&mut self) {
+        match self.credentials.read() {
+            Ok(authorization) => self.authorization = authorization,
+            Err(problem) => warn!("keeping the old secret: {problem}"),
+        }
+    }
+
+    fn set_state(&mut self, state: State, on_state: &mut dyn FnMut(&State)) {
+        if self.state.same_as(&state) {
+            return;
+        }
+        match &state {
+            State::Working => info!(
+                "Elasticsearch takes documents again after={:.1?}",
+                self.since.elapsed()
+            ),
+            State::Unreachable(why) => {
+                warn!("no host of Elasticsearch answers: {}", why.escape_debug());
+            }
+            State::Busy(reject) => warn!("Elasticsearch is busy: {reject}; sending again"),
+            State::Blocked(reject) => error!(
+                "Elasticsearch host={} refuses, and nothing goes on before that is mended: {reject}",
+                self.hosts[self.host].name
+            ),
+        }
+        self.state = state;
+        self.since = Instant::now();
+        on_state(&self.state);
+    }
+}
+
+impl Host {
+    fn new(url: &str) -> io::Result<Host> {
+        let problem = |what| invalid(format!("elasticsearch.hosts: {what}"));
+        let base: Uri = url
+            .parse()
+            .map_err(|_| problem(format!("{url:?} is no http://host:port")))?;
+        let (Some("http"), Some(authority)) = (base.scheme_str(), base.authority()) else {
+            return Err(problem(format!("{url:?} is no http://host:port")));
+        };
+        if authority.as_str().contains('@') {
+            return Err(problem(format!(
+                "name and password of {} belong in username and password_file",
+                authority.host()
+            )));
+        }
+        let name = format!("http://{authority}");
+        let bulk = format!("{name}{}{BULK}", base.path().trim_end_matches('/'));
+        Ok(Host {
+            bulk: bulk
+                .parse()
+                .map_err(|_| problem(format!("bad path in {url:?}")))?,
+            name,
+            failures: 0,
+            until: Instant::now(),
+        })
+    }
+}
+
+impl Credentials {
+    /// Returns the `Authorization` header, read from the files as they are now.
+    fn read(&self) -> io::Result<Option<HeaderValue>> {
+        let (path, authorization) = match self {
+            Credentials::None => return Ok(None),
+            Credentials::Basic { username, password } => {
+                let pair = format!("{username}:{}", read_secret(password)?);
+                (password, format!("Basic {}", base64(pair.as_bytes())))
+            }
+            Credentials::ApiKey(path) => (path, format!("ApiKey {}", read_secret(path)?)),
+        };
+        let mut value = HeaderValue::from_str(&authorization)
+            .map_err(|_| invalid(format!("{} holds no secret for HTTP", path.display())))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+fn read_secret(path: &PathBuf) -> io::Result<String> {
+    let secret = fs::read_to_string(path).map_err(|problem| {
+        io::Error::new(
+            problem.kind(),
+            format!("cannot read {}: {problem}", path.display()),
+        )
+    })?;
+    Ok(secret.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn invalid(problem: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, problem)
+}
+
+/// Source: RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, n| {
+            bits << 8 | usize::from(chunk.get(n).copied().unwrap_or(0))
+        });
+        for n in 0..4 {
+            let digit = ALPHABET[bits >> (18 - 6 * n) & 63];
+            text.push(if n <= chunk.len() { digit.into() } else { '=' });
+        }
+    }
+    text
+}
+
+impl Counters {
+    fn count(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Created => self.created += 1,
+            Outcome::Duplicate => self.duplicates += 1,
+            Outcome::FailureStore => self.failure_store += 1,
+            Outcome::Rejected(_) => self.rejected += 1,
+        }
+    }
+
+    fn retry(&mut self, reason: &'static str, n_items: usize) {
+        *self.retried.entry(reason).or_default() += n_items as u64;
+    }
+}
+
+/// The answer to a whole request that was refused.
+#[derive(Default)]
+struct Refused {
+    error_type: String,
+    reason: String,
+}
+
+impl Refused {
+    /// Takes from an answer what it can; a proxy's page says nothing.
+    fn parse(answer: &[u8]) -> Refused {
+        #[derive(Deserialize)]
+        struct Answer {
+            error: Problem,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Problem {
+            Cause {
+                r#type: String,
+                #[serde(default)]
+                reason: Option<String>,
+            },
+            Text(String),
+        }
+        match serde_json::from_slice(answer) {
+            Ok(Answer {
+                error: Problem::Cause { r#type, reason },
+            }) => Refused {
+                error_type: r#type,
+                reason: reason.unwrap_or_default(),
+            },
+            Ok(Answer {
+                error: Problem::Text(reason),
+            }) => Refused {
+                error_type: String::new(),
+                reason,
+            },
+            Err(_) => Refused::default(),
+        }
+    }
+}
+
+/// The answer to a bulk request.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    items: Vec<Item<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Item<'a> {
+    #[serde(borrow)]
+    create: Created<'a>,
+}
+
+#[derive(Deserialize)]
+struct Created<'a> {
+    status: u16,
+    #[serde(borrow)]
+    error: Option<Cause<'a>>,
+    #[serde(borrow)]
+    failure_store: Option<Cow<'a, str>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Cause<'a> {
+    #[serde(borrow, default)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    reason: Option<Cow<'a, str>>,
+}
+
+/// Returns a verdict for each of `items`.
+///
+/// Errors: the answer cannot be understood, or speaks of another number of items; then nothing
+/// is known of any.
+fn verdicts(answer: &[u8], body: &BulkBody, items: &[usize]) -> Result<Vec<Verdict>, String> {
+    let answer: Answer = serde_json::from_slice(answer)
+        .map_err(|problem| format!("no answer to a bulk request: {problem}"))?;
+    if answer.items.len() != items.len() {
+        return Err(format!(
+            "an answer for {} documents to a request of {}",
+            answer.items.len(),
+            items.len()
+        ));
+    }
+    Ok(answer
+        .items
+        .into_iter()
+        .zip(items)
+        .map(|(answer, &item)| verdict(answer.create, || body.index_of(item)))
+        .collect())
+}
+
+/// The policy: what becomes of an item. `index` is asked for only if something went wrong.
+fn verdict(answer: Created, index: impl FnOnce() -> String) -> Verdict {
+    let status = answer.status;
+    let cause = answer.error.unwrap_or_default();
+    let reject = || {
+        let reason = cause.reason.as_deref().unwrap_or_default();
+        Reject::new(status, &cause.r#type, reason, index())
+    };
+    match (status, &*cause.r#type) {
+        (200..300, _) if answer.failure_store.as_deref() == Some("used") => {
+            Verdict::Final(Outcome::FailureStore)
+        }
+        (200..300, _) => Verdict::Final(Outcome::Created),
+        (409, "version_conflict_engine_exception") => Verdict::Final(Outcome::Duplicate),
+        // Flood stage answers 429, a write block 403; neither passes by itself.
+        (_, "cluster_block_exception") => Verdict::Held(reject()),
+        (401 | 403 | 404, _) => Verdict::Held(reject()),
+        // Which index there is, and its name, is the configuration's doing; the validation is
+        // that of the cluster's shard limit.
+        (
+            400,
+            "index_closed_exception" | "validation_exception" | "invalid_index_name_exception",
+        ) => Verdict::Held(reject()),
+        // A pipeline refused the document by name: it would do so for ever.
+        (500, "fail_processor_exception") => Verdict::Final(Outcome::Rejected(reject())),
+        (409 | 429 | 500.., _) => Verdict::Again(reject()),
+        (400..500, _) => Verdict::Final(Outcome::Rejected(reject())),
+        // 1xx and 3xx mean nothing for an item.
+        _ => Verdict::Again(reject()),
+    }
+}
+
+fn was_closed(problem: &ureq::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let ureq::Error::Io(problem) = problem else {
+        return false;
+    };
+    matches!(
+        problem.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
+}
+
+fn prepend(parts: &mut VecDeque<Vec<usize>>, first: Vec<Vec<usize>>) {
+    for part in first.into_iter().rev() {
+        parts.push_front(part);
+    }
+}
+
+fn halves(items: &[usize]) -> Vec<Vec<usize>> {
+    let size = items.len().div_ceil(2).max(1);
+    items.chunks(size).map(<[usize]>::to_vec).collect()
+}
+
+fn between(low: Duration, high: Duration) -> Duration {
+    low + (high - low).mul_f64(random() as f64 / u64::MAX as f64)
+}
+
+/// Good enough to keep clients from coming back in step.
+fn random() -> u64 {
+    RandomState::new().hash_one(())
+}
+
+#[cfg(test)]
+mod tests;

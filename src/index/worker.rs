@@ -1,0 +1,531 @@
+//! Carries one batch to its ends.
+//!
+//! The order is chosen for the fewest repeats after a crash: first what knows its records again
+//! (archive, Elasticsearch), last what does not (error topic, dead letters). A batch counts as
+//! settled only when every record of it has come to its end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use crate::batch::Batch;
+use crate::config::{Config, IndexConfig};
+use crate::error::Error;
+use crate::kafka::producer::{Delivery, Producer};
+use crate::kafka::record_batch::{Headers, RecordArena, RecordRef, partition_for, put_header};
+use crate::metrics::IndexCounters;
+use crate::record::{BatchId, Span};
+use crate::rejected::RejectedFile;
+
+use super::archive::Archive;
+use super::document::DocumentWriter;
+use super::elasticsearch::{Bulk, BulkBody, Interrupter, Outcome, Reject};
+use super::event::Event;
+use super::fields::Fields;
+use super::index_name::IndexName;
+use super::kafka_log;
+use super::origin::{DLQ_REASON, Header, Origin, ROUTE_NAME};
+use super::route::Router;
+use super::time::TimeReader;
+
+/// How often a worker that waits looks whether it is to give up.
+const GIVE_UP_LOOK: Duration = Duration::from_millis(50);
+
+/// How long a full disk is left alone before the archive tries again.
+const ARCHIVE_RETRY: Duration = Duration::from_secs(1);
+
+/// Records of the consumer, in the order of each partition, cut before anything is known of them.
+#[derive(Debug, Default)]
+pub struct IndexBatch {
+    /// Key, value, headers and time of each record.
+    pub records: RecordArena,
+    /// For each record its ground, as a position in `ground`, and its offset.
+    pub offsets: Vec<(u32, u64)>,
+    /// What is settled with the batch: one entry for each partition in it.
+    pub ground: Vec<Ground>,
+}
+
+/// A partition's part of a batch.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    /// The partition's topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// Its offsets, gaps included.
+    pub span: Span,
+}
+
+impl IndexBatch {
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.records.clear();
+        self.offsets.clear();
+        self.ground.clear();
+    }
+
+    /// Takes over a record of another batch.
+    pub fn copy(&mut self, record: &RecordRef<'_>, ground: &Ground, offset: u64) {
+        let source = ground.span.source;
+        let known = self.ground.iter().position(|known| known.span.source == source);
+        let at = known.unwrap_or_else(|| {
+            self.ground.push(ground.clone());
+            self.ground.len() - 1
+        });
+        let (mut fixed, mut count) = (Vec::new(), 0);
+        for (name, value) in record.headers() {
+            put_header(&mut fixed, name, value);
+            count += 1;
+        }
+        let headers = Headers { count, fixed: &fixed, varying: &[] };
+        self.records.push(record.timestamp_ms, record.key, record.value, headers);
+        self.offsets.push((at as u32, offset));
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct IndexReceipt {
+    /// The batch, to be used again.
+    pub batch: IndexBatch,
+    /// Whether all of it is settled; an error if going on would break the promise.
+    pub settled: Result<bool, Error>,
+    /// Records went where a repeat would be seen: the offsets are to be committed at once.
+    pub commit_now: bool,
+}
+
+/// One thread's means to carry batches.
+pub struct Worker {
+    producer: Producer,
+    replies: Sender<Delivery>,
+    deliveries: Receiver<Delivery>,
+    n_partitions: HashMap<Arc<str>, i32>,
+    next_batch: u64,
+    topic_batch_bytes_max: usize,
+    error_topic: Option<Arc<str>>,
+    dead_letter_topic: Arc<str>,
+    rejected: RejectedFile,
+
+    times: TimeReader,
+    router: Router,
+    documents: DocumentWriter,
+    index_name: Option<IndexName>,
+    bulk: Option<Bulk>,
+    archive: Option<Archive>,
+
+    sorted: Sorted,
+    outcomes: Vec<Option<Outcome>>,
+    id: Vec<u8>,
+    name: Vec<u8>,
+
+    counters: Arc<IndexCounters>,
+    given_up: Arc<AtomicBool>,
+}
+
+/// Where the records of a batch go.
+#[derive(Debug, Default)]
+struct Sorted {
+    body: BulkBody,
+    /// The record of each item of `body`.
+    items: Vec<usize>,
+    archive_bytes: Vec<u8>,
+    /// For each archived record itself and the end of its document in `archive_bytes`.
+    archived: Vec<(usize, usize)>,
+    /// Records for the error topic, each with the position of the route's name.
+    errors: Vec<(usize, usize)>,
+    n_errors_also: u64,
+    n_dropped: u64,
+}
+
+/// Why a batch is not carried to its end.
+enum Stop {
+    GivenUp,
+    Failed(Error),
+}
+
+impl Worker {
+    /// Makes a worker of its own; `archive` is a clone of the one that all workers share.
+    ///
+    /// Errors: [`Error::Config`] for what only shows when it is used, as an unreadable password.
+    pub fn new(
+        config: &Config,
+        index: &IndexConfig,
+        producer: Producer,
+        archive: Option<Archive>,
+        counters: Arc<IndexCounters>,
+        given_up: Arc<AtomicBool>,
+    ) -> Result<Worker, Error> {
+        let wrong = |problems: String| Error::Config { problems };
+        let elasticsearch = config.elasticsearch.as_ref();
+        let bulk = elasticsearch.map(Bulk::new).transpose();
+        let bulk = bulk.map_err(|error| wrong(format!("elasticsearch: {error}")))?;
+        let index_name = elasticsearch.map(|config| IndexName::new(&config.index)).transpose();
+        let index_name = index_name.map_err(|error| wrong(format!("elasticsearch.index: {error}")))?;
+        let (replies, deliveries) = unbounded();
+        Ok(Worker {
+            producer,
+            replies,
+            deliveries,
+            n_partitions: HashMap::new(),
+            next_batch: 0,
+            topic_batch_bytes_max: config.batch.bytes_max,
+            error_topic: index.error_topic.as_deref().map(Arc::from),
+            dead_letter_topic: index.dead_letter_topic.as_str().into(),
+            rejected: RejectedFile::new(&config.state_dir),
+            times: TimeReader::new(index.timezone.clone()),
+            router: Router::new(&config.route, index, bulk.is_some()).map_err(wrong)?,
+            documents: DocumentWriter::new(),
+            index_name,
+            bulk,
+            archive,
+            sorted: Sorted::default(),
+            outcomes: Vec::new(),
+            id: Vec::new(),
+            name: Vec::new(),
+            counters,
+            given_up,
+        })
+    }
+
+    /// Returns the means to end a request under way, where there is an Elasticsearch.
+    pub fn interrupter(&self) -> Option<Interrupter> {
+        self.bulk.as_ref().map(Bulk::interrupter)
+    }
+
+    /// Carries the batch until all of it is settled, however long that takes, or until told to
+    /// give up.
+    pub fn carry(&mut self, batch: IndexBatch) -> IndexReceipt {
+        let mut commit_now = false;
+        let settled = match self.deliver(&batch, &mut commit_now) {
+            Ok(()) => Ok(true),
+            Err(Stop::GivenUp) => {
+                self.counters.given_up.add(batch.offsets.len() as u64);
+                Ok(false)
+            }
+            Err(Stop::Failed(error)) => Err(error),
+        };
+        IndexReceipt { batch, settled, commit_now }
+    }
+
+    fn deliver(&mut self, batch: &IndexBatch, commit_now: &mut bool) -> Result<(), Stop> {
+        self.sort(batch);
+        let (archived, archived_before) = self.archive(batch)?;
+        let n_retried = self.bulk()?;
+        let records: Vec<RecordRef<'_>> = if self.needs_topics() {
+            batch.records.iter().collect()
+        } else {
+            Vec::new()
+        };
+        let n_errors = self.send_errors(batch, &records)?;
+        let n_dead = self.send_dead_letters(batch, &records)?;
+        *commit_now = n_errors + n_dead > 0;
+        let n_rejected = self.wait_for_topics()?;
+        self.count(archived, archived_before, n_retried, n_errors, n_dead, n_rejected);
+        Ok(())
+    }
+
+    /// Reads each record, decides where it goes, and writes its document.
+    fn sort(&mut self, batch: &IndexBatch) {
+        self.sorted.clear();
+        let mut headers: Vec<Header<'_>> = Vec::new();
+        for (at, (record, (ground, offset))) in batch.records.iter().zip(&batch.offsets).enumerate()
+        {
+            let Ground { topic, partition, .. } = &batch.ground[*ground as usize];
+            let mut record_headers = std::mem::take(&mut headers);
+            record_headers.extend(record.headers());
+            let time = record.timestamp_ms;
+            let origin = Origin::new(topic, *partition, *offset as i64, time, &record_headers);
+            let event = Event::from_value(record.value);
+            let parsed = kafka_log::parse(&event.text, &mut self.times);
+            let fields = Fields { event: &event, parsed: &parsed, origin: &origin };
+            let routed = self.router.route(&fields);
+
+            let sorted = &mut self.sorted;
+            let has_document = routed.to.index || routed.to.archive;
+            if routed.to.index {
+                self.id.clear();
+                self.name.clear();
+                origin.write_id(&mut self.id);
+                let name = self.index_name.as_mut().expect("checked: index needs [elasticsearch]");
+                name.write(&mut self.name, time);
+                let name = std::str::from_utf8(&self.name).expect("patterns are text");
+                let id = String::from_utf8_lossy(&self.id);
+                self.documents.write(sorted.body.begin(name, &id), &fields);
+                sorted.body.end();
+                sorted.items.push(at);
+            }
+            if routed.to.archive {
+                self.documents.write(&mut sorted.archive_bytes, &fields);
+                sorted.archived.push((at, sorted.archive_bytes.len()));
+            }
+            if routed.to.error_topic {
+                sorted.errors.push((at, routed.route));
+                sorted.n_errors_also += u64::from(has_document);
+            } else if !has_document {
+                sorted.n_dropped += 1;
+                self.counters.dropped_by_route.add(routed.route, 1);
+            }
+            drop(fields);
+            record_headers.clear();
+            headers = reuse(record_headers);
+        }
+    }
+
+    /// Puts documents on disk; a disk that refuses is waited for.
+    fn archive(&mut self, batch: &IndexBatch) -> Result<(u64, u64), Stop> {
+        let Sorted { archived, archive_bytes, .. } = &self.sorted;
+        let (mut written, mut before, mut is_failing) = (0, 0, false);
+        let Some(archive) = &mut self.archive else { return Ok((0, 0)) };
+        for (at, ground) in batch.ground.iter().enumerate() {
+            let documents = archived.iter().enumerate().filter_map(|(n, (record, end))| {
+                let (of, offset) = batch.offsets[*record];
+                let start = if n == 0 { 0 } else { archived[n - 1].1 };
+                (of as usize == at).then(|| (offset, &archive_bytes[start..*end]))
+            });
+            loop {
+                match archive.store(&ground.topic, ground.partition, ground.span, documents.clone())
+                {
+                    Ok(stored) => {
+                        written += stored.written;
+                        before += stored.duplicates;
+                        break;
+                    }
+                    Err(error) => {
+                        if !is_failing {
+                            log::error!("archive blocked, tried again until it works: {error}");
+                            is_failing = true;
+                        }
+                        wait(&self.given_up, ARCHIVE_RETRY)?;
+                    }
+                }
+            }
+        }
+        if is_failing {
+            log::info!("archive works again");
+        }
+        Ok((written, before))
+    }
+
+    /// Indexes documents and returns how many items had to be sent again.
+    fn bulk(&mut self) -> Result<u64, Stop> {
+        self.outcomes.clear();
+        let Some(bulk) = &mut self.bulk else { return Ok(0) };
+        if self.sorted.items.is_empty() {
+            return Ok(0);
+        }
+        let before = bulk.counters().clone();
+        bulk.deliver(&self.sorted.body, &mut self.outcomes, &mut |_| {});
+        let after = bulk.counters();
+        self.counters.bulk_requests.add(after.requests - before.requests);
+        if self.outcomes.iter().any(Option::is_none) {
+            return Err(Stop::GivenUp);
+        }
+        Ok(after.retried.values().sum::<u64>() - before.retried.values().sum::<u64>())
+    }
+
+    fn needs_topics(&self) -> bool {
+        let is_rejected = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Rejected(_)));
+        !self.sorted.errors.is_empty() || self.outcomes.iter().any(is_rejected)
+    }
+
+    /// Sends records for the error topic, as they came and with the headers of their route.
+    fn send_errors(&mut self, batch: &IndexBatch, records: &[RecordRef<'_>]) -> Result<u64, Stop> {
+        if self.sorted.errors.is_empty() {
+            return Ok(0);
+        }
+        let topic = self.error_topic.clone().expect("checked: routes there need error_topic");
+        let errors = std::mem::take(&mut self.sorted.errors);
+        let names = self.router.names().to_vec();
+        let added = errors.iter().map(|(at, route)| {
+            let mut headers = vec![(ROUTE_NAME.to_owned(), names[*route].clone())];
+            headers.extend(origin_headers("route.origin", batch, *at, &records[*at]));
+            (*at, headers)
+        });
+        self.send(&topic, batch, records, added)?;
+        Ok(errors.len() as u64)
+    }
+
+    /// Sends what Elasticsearch will never take to the dead-letter topic, with its reason.
+    fn send_dead_letters(
+        &mut self,
+        batch: &IndexBatch,
+        records: &[RecordRef<'_>],
+    ) -> Result<u64, Stop> {
+        let outcomes = std::mem::take(&mut self.outcomes);
+        let items = std::mem::take(&mut self.sorted.items);
+        let rejected: Vec<(usize, &Reject)> = items
+            .iter()
+            .zip(&outcomes)
+            .filter_map(|(at, outcome)| match outcome {
+                Some(Outcome::Rejected(reject)) => Some((*at, reject)),
+                _ => None,
+            })
+            .collect();
+        if let Some((_, first)) = rejected.first() {
+            log::warn!(
+                "{} documents rejected for good, sent to topic={}: first: {first}",
+                rejected.len(),
+                self.dead_letter_topic
+            );
+            let topic = Arc::clone(&self.dead_letter_topic);
+            let added = rejected.iter().map(|(at, reject)| {
+                let mut headers = vec![
+                    (DLQ_REASON.to_owned(), reject.reason.clone()),
+                    ("dlq.error.type".to_owned(), reject.error_type.clone()),
+                    ("dlq.status".to_owned(), reject.status.to_string()),
+                    ("dlq.index".to_owned(), reject.index.clone()),
+                ];
+                headers.extend(origin_headers("dlq.origin", batch, *at, &records[*at]));
+                (*at, headers)
+            });
+            self.send(&topic, batch, records, added)?;
+        }
+        let n_dead = rejected.len() as u64;
+        self.outcomes = outcomes;
+        self.sorted.items = items;
+        Ok(n_dead)
+    }
+
+    /// Puts records into batches of a topic's partitions and sends them.
+    fn send(
+        &mut self,
+        topic: &Arc<str>,
+        batch: &IndexBatch,
+        records: &[RecordRef<'_>],
+        added: impl Iterator<Item = (usize, Vec<(String, String)>)>,
+    ) -> Result<(), Stop> {
+        let n_partitions = self.n_partitions(topic)?;
+        let now_ms = unix_ms();
+        let mut open: HashMap<i32, RecordArena> = HashMap::new();
+        let mut encoded = Vec::new();
+        for (at, added) in added {
+            let record = &records[at];
+            encoded.clear();
+            let mut count = 0;
+            for (name, value) in record.headers() {
+                put_header(&mut encoded, name, value);
+                count += 1;
+            }
+            for (name, value) in &added {
+                put_header(&mut encoded, name, value.as_bytes());
+                count += 1;
+            }
+            let partition = match record.key {
+                Some(key) => partition_for(key, n_partitions),
+                None => batch.ground[batch.offsets[at].0 as usize].partition % n_partitions,
+            };
+            let arena = open.entry(partition).or_default();
+            // The time of routing: with that of the event, retention could delete it at once.
+            let headers = Headers { count, fixed: &encoded, varying: &[] };
+            arena.push(now_ms, record.key, record.value, headers);
+            if arena.len() >= self.topic_batch_bytes_max / 2 {
+                let full = std::mem::take(arena);
+                self.send_arena(topic, partition, full);
+            }
+        }
+        for (partition, arena) in open {
+            self.send_arena(topic, partition, arena);
+        }
+        Ok(())
+    }
+
+    fn send_arena(&mut self, topic: &Arc<str>, partition: i32, records: RecordArena) {
+        if records.is_empty() {
+            return;
+        }
+        self.next_batch += 1;
+        self.n_under_way += 1;
+        let id = BatchId(self.next_batch);
+        let batch = Batch { id, topic: Arc::clone(topic), partition, records, spans: Vec::new() };
+        self.producer.send(batch, &self.replies);
+    }
+
+    fn n_partitions(&mut self, topic: &Arc<str>) -> Result<i32, Stop> {
+        if let Some(n_partitions) = self.n_partitions.get(topic) {
+            return Ok(*n_partitions);
+        }
+        self.producer.describe(topic, &self.replies);
+        while !self.n_partitions.contains_key(topic) {
+            self.next_delivery()?;
+        }
+        Ok(self.n_partitions[topic])
+    }
+
+    /// Waits until all that was sent is acknowledged; returns how many records no topic takes.
+    fn wait_for_topics(&mut self) -> Result<u64, Stop> {
+        while self.n_under_way > 0 {
+            self.next_delivery()?;
+        }
+        Ok(std::mem::take(&mut self.n_rejected))
+    }
+
+    fn next_delivery(&mut self) -> Result<(), Stop> {
+        loop {
+            match self.deliveries.recv_timeout(GIVE_UP_LOOK) {
+                Ok(Delivery::Settled(receipt)) => {
+                    self.rejected.append(&receipt).map_err(Stop::Failed)?;
+                    self.n_rejected += receipt.rejects.len() as u64;
+                    self.n_under_way -= 1;
+                    return Ok(());
+                }
+                Ok(Delivery::Topic { topic, n_partitions }) => {
+                    self.n_partitions.insert(topic, n_partitions);
+                    return Ok(());
+                }
+                Ok(Delivery::Recycled(_)) => {}
+                Ok(Delivery::Fatal(problem)) => return Err(Stop::Failed(Error::Kafka { problem })),
+                Err(RecvTimeoutError::Timeout) if !self.given_up.load(Ordering::Relaxed) => {}
+                Err(_) => return Err(Stop::GivenUp),
+            }
+        }
+    }
+}
+
+impl Sorted {
+    fn clear(&mut self) {
+        self.body.clear();
+        self.items.clear();
+        self.archive_bytes.clear();
+        self.archived.clear();
+        self.errors.clear();
+        self.n_errors_also = 0;
+        self.n_dropped = 0;
+    }
+}
+
+/// Where a record was consumed, as headers whose names begin with `prefix`.
+fn origin_headers(
+    prefix: &str,
+    batch: &IndexBatch,
+    at: usize,
+    record: &RecordRef<'_>,
+) -> [(String, String); 4] {
+    let (ground, offset) = batch.offsets[at];
+    let Ground { topic, partition, .. } = &batch.ground[ground as usize];
+    [
+        (format!("{prefix}.topic"), topic.to_string()),
+        (format!("{prefix}.partition"), partition.to_string()),
+        (format!("{prefix}.offset"), offset.to_string()),
+        (format!("{prefix}.timestamp"), record.timestamp_ms.to_string()),
+    ]
+}
+
+fn wait(given_up: &AtomicBool, time: Duration) -> Result<(), Stop> {
+    let mut left = time;
+    while !left.is_zero() {
+        if given_up.load(Ordering::Relaxed) {
+            return Err(Stop::GivenUp);
+        }
+        let slice = left.min(GIVE_UP_LOOK);
+        std::thread::sleep(slice);
+        left -= slice;
+    }
+    Ok(())
+}
+
+fn unix_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
+}
