@@ -139,24 +139,20 @@ fn open_address(address: SocketAddr, client_id: &str, timeout: Duration) -> Resu
     })
 }
 
-/// Asks with `version` and, if the broker does not know it, with the newest that it does.
+/// Asks with `version` and, if the broker does not know it, with version 0, which all know.
 fn handshake(transport: &mut Transport, version: i16, client_id: &str) -> Result<Versions, Error> {
-    let (mut code, mut versions) = ask_versions(transport, version, client_id)?;
-    if code == 35 && version > 0 {
-        let older = versions.newest(Api::ApiVersions).unwrap_or(0);
-        (code, versions) = ask_versions(transport, older.min(version - 1), client_id)?;
+    let mut answer = ask_versions(transport, version, client_id)?;
+    if answer == Err(35) && version > 0 {
+        answer = ask_versions(transport, 0, client_id)?;
     }
-    match code {
-        0 => Ok(versions),
-        code => Err(Error::Refused(code)),
-    }
+    answer.map_err(Error::Refused)
 }
 
 fn ask_versions(
     transport: &mut Transport,
     version: i16,
     client_id: &str,
-) -> Result<(i16, Versions), Error> {
+) -> Result<Result<Versions, i16>, Error> {
     let head = Head {
         version,
         correlation_id: 0,

@@ -270,18 +270,26 @@ pub(super) fn api_versions_request(head: Head<'_>) -> Vec<u8> {
     writer.finish()
 }
 
-/// Returns the error code and the versions. A broker that does not know `version` answers in
-/// version 0, with code 35.
-pub(super) fn api_versions_answer(version: i16, body: &[u8]) -> Result<(i16, Versions), Error> {
-    let mut reader = Reader::new(body, false, "ApiVersions answer");
+/// Returns what the broker can do, or the code with which it refuses to say so.
+///
+/// Code 35 means that it does not know `version`; what follows then differs from broker to broker
+/// (version 0, nothing, librdkafka's mock something of its own) and is not looked at.
+pub(super) fn api_versions_answer(
+    version: i16,
+    body: &[u8],
+) -> Result<Result<Versions, i16>, Error> {
+    let flexible = Api::ApiVersions.is_flexible(version);
+    let mut reader = Reader::new(body, flexible, "ApiVersions answer");
     let code = reader.i16()?;
-    reader.flexible = code != 35 && Api::ApiVersions.is_flexible(version);
+    if code != 0 {
+        return Ok(Err(code));
+    }
     let versions = reader.array(|reader| {
         let entry = (reader.i16()?, reader.i16()?, reader.i16()?);
         reader.tags()?;
         Ok(entry)
     })?;
-    Ok((code, Versions(versions)))
+    Ok(Ok(Versions(versions)))
 }
 
 /// Asks for the brokers and the leaders of `topics`.
@@ -579,4 +587,294 @@ pub(super) fn produce_answer(version: i16, body: &[u8]) -> Result<ProduceAnswer,
         throttle_ms,
         items: topics.into_iter().flatten().collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages as theirs;
+    use kafka_protocol::messages::api_versions_response::ApiVersion;
+    use kafka_protocol::messages::metadata_response::{
+        MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+    };
+    use kafka_protocol::messages::produce_response::{
+        BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+    };
+    use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
+
+    fn head(version: i16) -> Head<'static> {
+        Head {
+            version,
+            correlation_id: 17,
+            client_id: "shipper",
+        }
+    }
+
+    /// Decodes a request as a broker would, and sees that nothing is left over.
+    fn request<T: Decodable + HeaderVersion>(api: Api, version: i16, bytes: &[u8]) -> T {
+        let (len, mut rest) = bytes.split_first_chunk::<4>().unwrap();
+        assert_eq!(u32::from_be_bytes(*len) as usize, rest.len());
+        let header_version = T::header_version(version);
+        let header = theirs::RequestHeader::decode(&mut rest, header_version).unwrap();
+        assert_eq!(header.request_api_key, api.key());
+        assert_eq!(header.request_api_version, version);
+        assert_eq!(header.correlation_id, 17);
+        assert_eq!(header.client_id.as_deref(), Some("shipper"));
+        let request = T::decode(&mut rest, version).unwrap();
+        assert!(rest.is_empty(), "{} bytes too many", rest.len());
+        request
+    }
+
+    /// Encodes an answer as a broker would, without its correlation id.
+    fn answer<T: Encodable + HeaderVersion>(answer: &T, version: i16) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let header_version = T::header_version(version);
+        let header = theirs::ResponseHeader::default();
+        header.encode(&mut bytes, header_version).unwrap();
+        answer.encode(&mut bytes, version).unwrap();
+        bytes.split_off(4)
+    }
+
+    /// Sees that no shortened answer is taken for whole, or brings the decoder down.
+    fn check_shortened<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, Error>) {
+        for len in 0..bytes.len() {
+            assert!(decode(&bytes[..len]).is_err(), "{len} of {}", bytes.len());
+        }
+        for at in 0..bytes.len() {
+            for byte in [0x00, 0x7f, 0x80, 0xff] {
+                let mut bytes = bytes.to_vec();
+                bytes[at] = byte;
+                let _ = decode(&bytes);
+            }
+        }
+    }
+
+    fn string(string: &str) -> StrBytes {
+        StrBytes::from_string(string.to_owned())
+    }
+
+    #[test]
+    fn api_versions_is_understood_by_others() {
+        for version in Api::ApiVersions.versions() {
+            let bytes = api_versions_request(head(version));
+            let read: theirs::ApiVersionsRequest = request(Api::ApiVersions, version, &bytes);
+            if version >= 3 {
+                assert_eq!(&*read.client_software_name, "log-shipper");
+            }
+
+            let mut produce = ApiVersion::default();
+            (produce.min_version, produce.max_version) = (5, 20);
+            let mut metadata = ApiVersion::default();
+            (metadata.api_key, metadata.min_version, metadata.max_version) = (3, 14, 15);
+            let sent =
+                theirs::ApiVersionsResponse::default().with_api_keys(vec![produce, metadata]);
+            let bytes = answer(&sent, version);
+            let versions = api_versions_answer(version, &bytes).unwrap().unwrap();
+            assert_eq!(versions.newest(Api::Produce), Some(13));
+            assert_eq!(versions.newest(Api::Metadata), None);
+            assert_eq!(versions.newest(Api::InitProducerId), None);
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_api_versions_is_understood_whatever_follows() {
+        for rest in [&[][..], &[0, 0, 0, 0], &[1, 0, 18, 0, 0, 0, 2, 0, 0, 0, 0]] {
+            let bytes = [&[0, 35], rest].concat();
+            assert_eq!(api_versions_answer(3, &bytes).unwrap(), Err(35), "{rest:?}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_understood_by_others() {
+        for version in Api::Metadata.versions() {
+            let bytes = metadata_request(head(version), ["a", "b"].into_iter(), true);
+            let read: theirs::MetadataRequest = request(Api::Metadata, version, &bytes);
+            let names: Vec<_> = read
+                .topics
+                .iter()
+                .flatten()
+                .map(|t| t.name.clone())
+                .collect();
+            assert_eq!(names, [Some(string("a").into()), Some(string("b").into())]);
+            assert!(read.allow_auto_topic_creation);
+
+            let mut broker = MetadataResponseBroker::default();
+            (broker.node_id, broker.port) = (7.into(), 9092);
+            broker.host = string("fe80::1");
+            broker.rack = Some(string("rack"));
+            let mut partition = MetadataResponsePartition::default();
+            (partition.partition_index, partition.leader_id) = (1, 7.into());
+            partition.replica_nodes = vec![7.into(), 8.into()];
+            let mut topic = MetadataResponseTopic::default();
+            topic.name = Some(string("a").into());
+            topic.partitions = vec![partition];
+            let mut missing = MetadataResponseTopic::default();
+            (missing.name, missing.error_code) = (Some(string("b").into()), 3);
+            let mut sent = theirs::MetadataResponse::default()
+                .with_throttle_time_ms(5)
+                .with_brokers(vec![broker])
+                .with_topics(vec![topic, missing]);
+            let id = if version >= 10 { [9; 16] } else { [0; 16] };
+            if version >= 10 {
+                sent.topics[0].topic_id = uuid_of(id);
+            }
+            let bytes = answer(&sent, version);
+            let expected = Metadata {
+                throttle_ms: 5,
+                brokers: vec![BrokerMetadata {
+                    node: 7,
+                    address: "[fe80::1]:9092".into(),
+                }],
+                topics: vec![
+                    TopicMetadata {
+                        code: 0,
+                        name: "a".into(),
+                        id,
+                        partitions: vec![PartitionMetadata {
+                            code: 0,
+                            index: 1,
+                            leader: 7,
+                        }],
+                    },
+                    TopicMetadata {
+                        code: 3,
+                        name: "b".into(),
+                        id: [0; 16],
+                        partitions: Vec::new(),
+                    },
+                ],
+                code: 0,
+            };
+            assert_eq!(metadata_answer(version, &bytes).unwrap(), expected);
+            check_shortened(&bytes, |bytes| metadata_answer(version, bytes));
+        }
+    }
+
+    /// Spares a dependency only to name the type of a field.
+    fn uuid_of<T: Default + std::str::FromStr>(id: TopicId) -> T {
+        let text: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        text.parse().unwrap_or_default()
+    }
+
+    #[test]
+    fn init_producer_id_is_understood_by_others() {
+        for version in Api::InitProducerId.versions() {
+            let bytes = init_producer_id_request(head(version));
+            let read: theirs::InitProducerIdRequest = request(Api::InitProducerId, version, &bytes);
+            assert_eq!(read.transactional_id, None);
+            assert_eq!((read.producer_id, read.producer_epoch), ((-1).into(), -1));
+
+            let sent = theirs::InitProducerIdResponse::default()
+                .with_throttle_time_ms(5)
+                .with_producer_id(4711.into())
+                .with_producer_epoch(3);
+            let bytes = answer(&sent, version);
+            let expected = ProducerIdAnswer {
+                throttle_ms: 5,
+                code: 0,
+                producer_id: 4711,
+                epoch: 3,
+            };
+            assert_eq!(init_producer_id_answer(version, &bytes).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn produce_is_understood_by_others() {
+        let id = [9; 16];
+        let item = |topic, partition, batch_len| ProduceItem {
+            topic,
+            topic_id: id,
+            partition,
+            batch_len,
+        };
+        let items = [item("a", 0, 3), item("a", 5, 300), item("b", 1, 0)];
+        for version in Api::Produce.versions() {
+            let pieces = produce_request(head(version), 15_000, &items);
+            let mut bytes = Vec::new();
+            for (n, piece) in pieces.iter().enumerate() {
+                bytes.extend_from_slice(piece);
+                if let Some(item) = items.get(n) {
+                    bytes.resize(bytes.len() + item.batch_len, n as u8);
+                }
+            }
+            let read: theirs::ProduceRequest = request(Api::Produce, version, &bytes);
+            assert_eq!((read.acks, read.timeout_ms), (-1, 15_000));
+            assert_eq!(read.transactional_id, None);
+            let mut seen = Vec::new();
+            for topic in &read.topic_data {
+                for data in &topic.partition_data {
+                    let records = data.records.clone().unwrap().to_vec();
+                    seen.push((
+                        topic.name.to_string(),
+                        *topic.topic_id.as_bytes(),
+                        data.index,
+                        records,
+                    ));
+                }
+            }
+            let expected: Vec<_> = items
+                .iter()
+                .enumerate()
+                .map(|(n, item)| {
+                    let (name, id) = if version >= 13 {
+                        ("", id)
+                    } else {
+                        (item.topic, [0; 16])
+                    };
+                    (
+                        name.to_owned(),
+                        id,
+                        item.partition,
+                        vec![n as u8; item.batch_len],
+                    )
+                })
+                .collect();
+            assert_eq!(seen, expected);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_produce_is_understood() {
+        for version in Api::Produce.versions() {
+            let mut partition = PartitionProduceResponse::default();
+            (partition.index, partition.error_code, partition.base_offset) = (4, 87, 1 << 40);
+            let mut expected = ProduceOutcome {
+                topic: "a".into(),
+                topic_id: [0; 16],
+                partition: 4,
+                code: 87,
+                base_offset: 1 << 40,
+                record_errors: Vec::new(),
+                message: None,
+            };
+            if version >= 8 {
+                let mut error = BatchIndexAndErrorMessage::default();
+                error.batch_index = 2;
+                error.batch_index_error_message = Some(string("too old"));
+                partition.record_errors = vec![error];
+                partition.error_message = Some(string("one is bad"));
+                expected.record_errors = vec![(2, Some("too old".into()))];
+                expected.message = Some("one is bad".into());
+            }
+            let mut topic = TopicProduceResponse::default();
+            topic.partition_responses = vec![partition];
+            if version >= 13 {
+                topic.topic_id = uuid_of([9; 16]);
+                (expected.topic, expected.topic_id) = (String::new(), [9; 16]);
+            } else {
+                topic.name = string("a").into();
+            }
+            let sent = theirs::ProduceResponse::default()
+                .with_responses(vec![topic])
+                .with_throttle_time_ms(5);
+            let bytes = answer(&sent, version);
+            let expected = ProduceAnswer {
+                throttle_ms: 5,
+                items: vec![expected],
+            };
+            assert_eq!(produce_answer(version, &bytes).unwrap(), expected);
+            check_shortened(&bytes, |bytes| produce_answer(version, bytes));
+        }
+    }
 }

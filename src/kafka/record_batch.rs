@@ -567,3 +567,221 @@ fn read_record<'a>(rest: &mut &'a [u8], base_timestamp: i64) -> Option<RecordRef
         header_bytes: record,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::protocol::StrBytes;
+    use kafka_protocol::records::{
+        Compression as TheirCompression, Record, RecordBatchEncoder, RecordEncodeOptions,
+        TimestampType,
+    };
+
+    const ALL: [Compression; 5] = [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Snappy,
+        Compression::Lz4,
+        Compression::Zstd,
+    ];
+
+    /// A record: timestamp, key, value, headers.
+    type Plain = (i64, Option<Vec<u8>>, Vec<u8>, Vec<(String, Vec<u8>)>);
+
+    fn plain(n: usize) -> Plain {
+        let key = (!n.is_multiple_of(3)).then(|| format!("host/{n}").into_bytes());
+        let value = match n % 4 {
+            0 => Vec::new(),
+            // Random as far as a codec can tell.
+            1 => (0..n as u32 * 7)
+                .map(|i| murmur2(&i.to_le_bytes()) as u8)
+                .collect(),
+            _ => format!(
+                "[2026-01-02] INFO {} (kafka.log.Log)",
+                "rolled ".repeat(n % 300)
+            )
+            .into(),
+        };
+        let headers = (0..n % 4).map(|i| (format!("name{i}"), vec![i as u8; i * 50]));
+        let timestamp = 1_700_000_000_000 + [0, 90_000, -5, 3][n % 4];
+        (timestamp, key, value, headers.collect())
+    }
+
+    fn arena(records: &[Plain]) -> RecordArena {
+        let mut arena = RecordArena::with_capacity(10);
+        for (timestamp, key, value, headers) in records {
+            let (mut fixed, mut varying) = (Vec::new(), Vec::new());
+            for (n, (name, value)) in headers.iter().enumerate() {
+                put_header(if n < 2 { &mut fixed } else { &mut varying }, name, value);
+            }
+            let headers = Headers {
+                count: headers.len() as u32,
+                fixed: &fixed,
+                varying: &varying,
+            };
+            arena.push(*timestamp, key.as_deref(), value, headers);
+        }
+        arena
+    }
+
+    fn walk(arena: &RecordArena) -> Vec<Plain> {
+        let plain = |record: RecordRef<'_>| {
+            let headers: Vec<_> = record
+                .headers()
+                .map(|(name, value)| (name.to_owned(), value.to_vec()))
+                .collect();
+            assert_eq!(headers.len(), record.n_headers as usize);
+            let key = record.key.map(<[u8]>::to_vec);
+            (record.timestamp_ms, key, record.value.to_vec(), headers)
+        };
+        arena.iter().map(plain).collect()
+    }
+
+    #[test]
+    fn records_come_out_of_an_arena_as_they_went_in() {
+        let records: Vec<_> = (0..1000).map(plain).collect();
+        let mut arena = arena(&records);
+        assert_eq!(arena.count(), 1000);
+        assert!(arena.len() > 500_000);
+        assert_eq!(walk(&arena), records);
+        arena.clear();
+        assert!(arena.is_empty());
+        assert_eq!((arena.len(), arena.iter().count()), (0, 0));
+        arena.push(5, None, b"new", Headers::default());
+        assert_eq!(walk(&arena), [(5, None, b"new".to_vec(), Vec::new())]);
+    }
+
+    #[test]
+    fn records_survive_each_codec() {
+        let records: Vec<_> = (0..1500).map(plain).collect();
+        for compression in ALL {
+            let mut encoder = Encoder::new(compression).unwrap();
+            // The second time with the state and buffers of the first.
+            for _ in 0..2 {
+                let (batch, spare) = encoder.encode(arena(&records)).unwrap();
+                assert!(spare.is_empty());
+                let decoded = batch.decode().unwrap();
+                assert!(walk(&decoded) == records, "{compression:?}");
+                encoder.recycle(batch);
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_is_byte_for_byte_what_another_client_writes() {
+        // The other one counts timestamps from the earliest, we from the first, as the Java client.
+        let mut records: Vec<_> = (0..500).map(plain).collect();
+        records.sort_by_key(|(timestamp, ..)| *timestamp);
+        let mut encoder = Encoder::new(Compression::None).unwrap();
+        let (mut batch, _) = encoder.encode(arena(&records)).unwrap();
+        batch.stamp(4711, 3, 100);
+
+        let theirs: Vec<_> = records
+            .iter()
+            .enumerate()
+            .map(|(n, (timestamp, key, value, headers))| Record {
+                transactional: false,
+                control: false,
+                delete_horizon: false,
+                partition_leader_epoch: -1,
+                producer_id: 4711,
+                producer_epoch: 3,
+                timestamp_type: TimestampType::Creation,
+                offset: n as i64,
+                sequence: 100 + n as i32,
+                timestamp: *timestamp,
+                key: key.clone().map(Into::into),
+                value: Some(value.clone().into()),
+                headers: headers
+                    .iter()
+                    .map(|(name, value)| {
+                        (
+                            StrBytes::from_string(name.clone()),
+                            Some(value.clone().into()),
+                        )
+                    })
+                    .collect(),
+            })
+            .collect();
+        let options = RecordEncodeOptions {
+            version: 2,
+            compression: TheirCompression::None,
+        };
+        let mut expected = Vec::new();
+        RecordBatchEncoder::encode(&mut expected, &theirs, &options).unwrap();
+        assert!(batch.as_bytes() == expected);
+    }
+
+    #[test]
+    fn an_lz4_batch_is_a_frame_of_independent_blocks_without_checksums() {
+        use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+        let info = FrameInfo::new()
+            .block_mode(BlockMode::Independent)
+            .block_size(BlockSize::Max64KB);
+        let mut frame = FrameEncoder::with_frame_info(info, Vec::new());
+        frame.write_all(&[0; 10]).unwrap();
+        let frame = frame.finish().unwrap();
+        assert_eq!(frame[..LZ4_FRAME_HEADER.len()], LZ4_FRAME_HEADER);
+
+        let records: Vec<_> = (0..1000).map(plain).collect();
+        let mut encoder = Encoder::new(Compression::Lz4).unwrap();
+        let (batch, _) = encoder.encode(arena(&records)).unwrap();
+        assert!(batch.as_bytes()[HEADER_LEN..].starts_with(&LZ4_FRAME_HEADER));
+    }
+
+    #[test]
+    fn an_uncompressed_batch_is_the_buffer_of_its_arena() {
+        let mut encoder = Encoder::new(Compression::None).unwrap();
+        let arena = arena(&[plain(2)]);
+        let at = arena.bytes.as_ptr();
+        let (batch, _) = encoder.encode(arena).unwrap();
+        assert_eq!(batch.bytes.as_ptr(), at);
+    }
+
+    #[test]
+    fn a_broken_batch_is_an_error() {
+        let mut encoder = Encoder::new(Compression::Lz4).unwrap();
+        let (batch, _) = encoder.encode(arena(&[plain(2), plain(7)])).unwrap();
+        for len in 0..HEADER_LEN {
+            assert!(decode(&batch.as_bytes()[..len]).is_err(), "{len}");
+        }
+        for codec in [1, 2, 4, 5] {
+            let mut bytes = batch.as_bytes().to_vec();
+            bytes[22] = codec;
+            assert!(decode(&bytes).is_err(), "{codec}");
+        }
+    }
+
+    #[test]
+    fn varints_of_any_size_are_read_as_written() {
+        for value in [0, -1, 1, 63, 64, -64, -65, 1 << 31, i64::MAX, i64::MIN] {
+            let mut out = [0; VARINT_LEN_MAX];
+            let len = write_varint(&mut out, value);
+            let mut rest = &out[..len];
+            assert_eq!((read_varint(&mut rest), rest.len()), (Some(value), 0));
+            assert_eq!(read_varint(&mut &out[..len - 1]), None);
+        }
+        assert_eq!(read_varint(&mut &[0xff; 11][..]), None);
+    }
+
+    /// Source: `UtilsTest.testMurmur2` of the Java client.
+    #[test]
+    fn keys_are_hashed_as_by_the_java_client() {
+        let vectors: [(&str, i32); 6] = [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            (
+                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
+            ("abc", 479_470_107),
+        ];
+        for (key, hash) in vectors {
+            assert_eq!(murmur2(key.as_bytes()), hash as u32, "{key}");
+            let partition = (hash & 0x7fff_ffff) % 7;
+            assert_eq!(partition_for(key.as_bytes(), 7), partition, "{key}");
+        }
+    }
+}

@@ -118,3 +118,63 @@ pub(super) fn explained(code: i16, message: Option<&str>) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_has_the_verdict_the_protocol_calls_for() {
+        let expected: [(&[i16], Verdict); 9] = [
+            (&[0, 46], Verdict::Arrived),
+            (&[3, 5, 6, 74, 75, 100, 103], Verdict::Refresh),
+            (&[-1, 7, 13, 19, 20, 56, 89], Verdict::Retry),
+            (&[2], Verdict::Corrupt),
+            (&[17, 29, 31, 35, 42, 43, 53, 76], Verdict::Hold),
+            (&[10, 18], Verdict::Halve),
+            (&[44, 87], Verdict::Reject),
+            (&[45, 59], Verdict::OutOfSequence),
+            (&[47, 90], Verdict::Fenced),
+        ];
+        let mut n_rows = 0;
+        for (codes, expected) in expected {
+            for code in codes {
+                assert_eq!(verdict(*code), expected, "{code}");
+                n_rows += 1;
+            }
+        }
+        assert_eq!(TABLE.len(), n_rows);
+    }
+
+    #[test]
+    fn each_code_has_the_name_that_kafka_gives_it() {
+        for row in TABLE.iter().filter(|row| row.code != 0) {
+            let error = kafka_protocol::ResponseError::try_from_code(row.code);
+            let name = format!("{:?}", error.expect("kafka-protocol knows it"));
+            let squeeze = |name: &str| name.replace('_', "").to_lowercase();
+            assert!(
+                squeeze(row.name).starts_with(&squeeze(&name)),
+                "{} is {name}, not {}",
+                row.code,
+                row.name
+            );
+        }
+    }
+
+    #[test]
+    fn a_code_nobody_knows_is_tried_again_and_may_have_been_appended() {
+        for code in [-1, 1234] {
+            assert_eq!(verdict(code), Verdict::Retry, "{code}");
+            assert!(may_have_arrived(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_a_broker_says_goes_to_the_log_without_control_characters() {
+        assert_eq!(
+            explained(87, Some("bad\n\u{1b}[31mrecord")),
+            "INVALID_RECORD (87): bad  [31mrecord"
+        );
+        assert_eq!(explained(1234, None), "1234");
+    }
+}

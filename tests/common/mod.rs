@@ -76,7 +76,9 @@ pub fn arena(samples: &[Sample]) -> RecordArena {
     arena
 }
 
+/// Returns a configuration that loses no time; with `RUST_LOG=debug` the tests say what goes on.
 pub fn config(bootstrap: &str) -> KafkaConfig {
+    let _ = env_logger::builder().is_test(true).try_init();
     KafkaConfig {
         bootstrap_servers: bootstrap.split(',').map(str::to_owned).collect(),
         client_id: "shipper-test".into(),
