@@ -25,7 +25,7 @@ pub mod worker;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -36,11 +36,13 @@ use crate::config::{Config, IndexConfig};
 use crate::error::Error;
 use crate::kafka::consumer::{Consumer, Partition, Polled, Rebalance, timestamp_ms};
 use crate::kafka::producer::Producer;
-use crate::kafka::record_batch::{Headers, RecordArena, put_header};
+use crate::kafka::record_batch::{Headers, put_header};
 use crate::ledger::Ledger;
 use crate::metrics::IndexCounters;
 use crate::record::{SourceId, Span};
 
+use archive::Archive;
+use elasticsearch::Interrupter;
 use worker::{Ground, IndexBatch, IndexReceipt, Worker};
 
 /// How often the settled prefix is committed while it moves: one request a second is nothing to
@@ -234,18 +236,17 @@ impl Hub<'_> {
     }
 
     fn on_receipt(&mut self, receipt: IndexReceipt) -> Result<(), Error> {
-        let IndexReceipt { mut batch, settled } = receipt;
+        let IndexReceipt { mut batch, settled, commit_now } = receipt;
         self.busy_since = None;
         self.under_way -= 1;
         self.records_under_way -= batch.offsets.len() as u64;
-        match settled {
-            Ok(true) => {
-                let spans: Vec<Span> = batch.ground.iter().map(|ground| ground.span).collect();
-                self.ledger.settle(&spans);
-            }
-            // Given up at a stop: consumed again by whoever has the partition next.
-            Ok(false) => {}
-            Err(problem) => return Err(Error::Kafka { problem }),
+        // A batch that was given up at a stop is consumed again by who has the partition next.
+        if settled? {
+            let spans: Vec<Span> = batch.ground.iter().map(|ground| ground.span).collect();
+            self.ledger.settle(&spans);
+        }
+        if commit_now {
+            self.commit(CommitMode::Async, |_| true);
         }
         batch.clear();
         self.workers.spare.push(batch);
@@ -444,7 +445,7 @@ struct Workers {
     receipts: Receiver<IndexReceipt>,
     spare: Vec<IndexBatch>,
     given_up: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    interrupters: Vec<Interrupter>,
 }
 
 impl Workers {
@@ -457,13 +458,16 @@ impl Workers {
         let (batches, to_do) = bounded::<IndexBatch>(index.in_flight_max);
         let (done, receipts) = unbounded();
         let given_up = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
+        let archive = config.archive.as_ref().map(Archive::new).transpose();
+        let archive = archive.map_err(|source| Error::Start { attempt: "open the archive", source })?;
+        let mut interrupters = Vec::new();
         for number in 0..index.in_flight_max {
-            let mut worker =
-                Worker::new(config, producer.clone(), Arc::clone(counters), Arc::clone(&given_up))?;
-            let (to_do, done): (Receiver<IndexBatch>, Sender<IndexReceipt>) =
-                (to_do.clone(), done.clone());
-            let thread = thread::Builder::new()
+            let (producer, archive) = (producer.clone(), archive.clone());
+            let (counters, given_up) = (Arc::clone(counters), Arc::clone(&given_up));
+            let mut worker = Worker::new(config, index, producer, archive, counters, given_up)?;
+            interrupters.extend(worker.interrupter());
+            let (to_do, done) = (to_do.clone(), done.clone());
+            thread::Builder::new()
                 .name(format!("index-{number}"))
                 .spawn(move || {
                     for batch in to_do {
@@ -473,13 +477,13 @@ impl Workers {
                     }
                 })
                 .map_err(|source| Error::Start { attempt: "start an index thread", source })?;
-            threads.push(thread);
         }
-        Ok(Workers { batches, receipts, spare: Vec::new(), given_up, threads })
+        Ok(Workers { batches, receipts, spare: Vec::new(), given_up, interrupters })
     }
 
     /// Tells workers to leave what cannot be settled now.
     fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
+        self.interrupters.iter().for_each(Interrupter::interrupt);
     }
 }

@@ -25,7 +25,7 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod error;
-//pub mod index;
+pub mod index;
 pub mod kafka;
 pub mod ledger;
 pub mod metrics;

@@ -14,7 +14,7 @@ use log_shipper::cli::{Args, Command, ConfigArg, EXIT_USAGE, check};
 use log_shipper::config::{Config, Walk};
 use log_shipper::error::Error;
 use log_shipper::metrics::{IndexCounters, TailCounters};
-use log_shipper::tail;
+use log_shipper::{index, tail};
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -53,7 +53,7 @@ fn run_index(arg: &ConfigArg) -> Result<(), Error> {
     let config = load(arg, Walk::Index)?;
     start_log();
     let stop = stop_on_signals()?;
-    todo!()
+    index::run(&config, &Arc::new(IndexCounters::default()), &stop)
 }
 
 fn load(arg: &ConfigArg, walk: Walk) -> Result<Config, Error> {

@@ -8,7 +8,9 @@
 //! - index: `consumed = indexed + duplicates + archived + archived_before + error_topic -
 //!   error_topic_also + dead_letter + rejected + dropped + given_up + records under way`.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number that only grows.
@@ -102,6 +104,8 @@ pub struct IndexCounters {
     pub rejected: Counter,
     /// Records that a route drops, all routes together.
     pub dropped: Counter,
+    /// The same by the route's name.
+    pub dropped_by_route: Mutex<BTreeMap<String, u64>>,
     /// Records in batches that were given up at a stop; they are consumed again.
     pub given_up: Counter,
     /// Bulk requests to Elasticsearch.
@@ -111,6 +115,22 @@ pub struct IndexCounters {
 }
 
 impl IndexCounters {
+    /// Counts records that routes of these names drop.
+    pub fn drop_by_routes<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        let mut names = names.peekable();
+        if names.peek().is_none() {
+            return;
+        }
+        let mut by_route = self.dropped_by_route.lock().expect("no holder panics");
+        for name in names {
+            self.dropped.add(1);
+            match by_route.get_mut(name) {
+                Some(n_records) => *n_records += 1,
+                None => _ = by_route.insert(name.to_owned(), 1),
+            }
+        }
+    }
+
     /// Returns how many records have come to their end: all that were consumed, once nothing is
     /// under way.
     pub fn n_ended(&self) -> u64 {
@@ -146,7 +166,11 @@ impl fmt::Display for IndexCounters {
             ("bulk_requests", &self.bulk_requests),
             ("bulk_items_retried", &self.bulk_items_retried),
         ];
-        write_counters(f, &counters)
+        write_counters(f, &counters)?;
+        for (name, n_records) in &*self.dropped_by_route.lock().expect("no holder panics") {
+            write!(f, " dropped[{name}]={n_records}")?;
+        }
+        Ok(())
     }
 }
 

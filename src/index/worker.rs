@@ -20,9 +20,11 @@ use crate::metrics::IndexCounters;
 use crate::record::{BatchId, Span};
 use crate::rejected::RejectedFile;
 
-use super::archive::Archive;
+use super::archive::{Archive, Stored};
 use super::document::DocumentWriter;
-use super::elasticsearch::{Bulk, BulkBody, Interrupter, Outcome, Reject};
+use super::elasticsearch::{
+    Bulk, BulkBody, Counters as BulkCounters, Interrupter, Outcome, Reject,
+};
 use super::event::Event;
 use super::fields::Fields;
 use super::index_name::IndexName;
@@ -137,7 +139,17 @@ struct Sorted {
     /// Records for the error topic, each with the position of the route's name.
     errors: Vec<(usize, usize)>,
     n_errors_also: u64,
-    n_dropped: u64,
+    /// For each record that a route drops, the position of the route's name.
+    dropped: Vec<usize>,
+}
+
+/// What became of records that were sent to a topic.
+#[derive(Debug, Default)]
+struct Sent {
+    /// Batches whose receipt is not there yet.
+    n_batches: u64,
+    n_acked: u64,
+    n_rejected: u64,
 }
 
 /// Why a batch is not carried to its end.
@@ -212,19 +224,40 @@ impl Worker {
 
     fn deliver(&mut self, batch: &IndexBatch, commit_now: &mut bool) -> Result<(), Stop> {
         self.sort(batch);
-        let (archived, archived_before) = self.archive(batch)?;
-        let n_retried = self.bulk()?;
+        let stored = self.archive(batch)?;
+        self.bulk()?;
         let records: Vec<RecordRef<'_>> = if self.needs_topics() {
             batch.records.iter().collect()
         } else {
             Vec::new()
         };
-        let n_errors = self.send_errors(batch, &records)?;
-        let n_dead = self.send_dead_letters(batch, &records)?;
-        *commit_now = n_errors + n_dead > 0;
-        let n_rejected = self.wait_for_topics()?;
-        self.count(archived, archived_before, n_retried, n_errors, n_dead, n_rejected);
+        let errors = self.send_errors(batch, &records)?;
+        let dead_letters = self.send_dead_letters(batch, &records)?;
+        *commit_now = errors.n_acked + dead_letters.n_acked > 0;
+        self.count(stored, &errors, &dead_letters);
         Ok(())
+    }
+
+    fn count(&self, stored: Stored, errors: &Sent, dead_letters: &Sent) {
+        let (mut indexed, mut duplicates) = (0, 0);
+        for outcome in self.outcomes.iter().flatten() {
+            match outcome {
+                Outcome::Created | Outcome::FailureStore => indexed += 1,
+                Outcome::Duplicate => duplicates += 1,
+                Outcome::Rejected(_) => {}
+            }
+        }
+        let Sorted { dropped, n_errors_also, .. } = &self.sorted;
+        let counters = &self.counters;
+        counters.indexed.add(indexed);
+        counters.duplicates.add(duplicates);
+        counters.archived.add(stored.written);
+        counters.archived_before.add(stored.duplicates);
+        counters.error_topic.add(errors.n_acked);
+        counters.error_topic_also.add(*n_errors_also);
+        counters.dead_letter.add(dead_letters.n_acked);
+        counters.rejected.add(errors.n_rejected + dead_letters.n_rejected);
+        counters.drop_by_routes(dropped.iter().map(|route| self.router.names()[*route].as_str()));
     }
 
     /// Reads each record, decides where it goes, and writes its document.
@@ -234,10 +267,10 @@ impl Worker {
         for (at, (record, (ground, offset))) in batch.records.iter().zip(&batch.offsets).enumerate()
         {
             let Ground { topic, partition, .. } = &batch.ground[*ground as usize];
-            let mut record_headers = std::mem::take(&mut headers);
-            record_headers.extend(record.headers());
+            headers.clear();
+            headers.extend(record.headers());
             let time = record.timestamp_ms;
-            let origin = Origin::new(topic, *partition, *offset as i64, time, &record_headers);
+            let origin = Origin::new(topic, *partition, *offset as i64, time, &headers);
             let event = Event::from_value(record.value);
             let parsed = kafka_log::parse(&event.text, &mut self.times);
             let fields = Fields { event: &event, parsed: &parsed, origin: &origin };
@@ -265,20 +298,16 @@ impl Worker {
                 sorted.errors.push((at, routed.route));
                 sorted.n_errors_also += u64::from(has_document);
             } else if !has_document {
-                sorted.n_dropped += 1;
-                self.counters.dropped_by_route.add(routed.route, 1);
+                sorted.dropped.push(routed.route);
             }
-            drop(fields);
-            record_headers.clear();
-            headers = reuse(record_headers);
         }
     }
 
     /// Puts documents on disk; a disk that refuses is waited for.
-    fn archive(&mut self, batch: &IndexBatch) -> Result<(u64, u64), Stop> {
+    fn archive(&mut self, batch: &IndexBatch) -> Result<Stored, Stop> {
         let Sorted { archived, archive_bytes, .. } = &self.sorted;
-        let (mut written, mut before, mut is_failing) = (0, 0, false);
-        let Some(archive) = &mut self.archive else { return Ok((0, 0)) };
+        let (mut sum, mut is_failing) = (Stored::default(), false);
+        let Some(archive) = &mut self.archive else { return Ok(sum) };
         for (at, ground) in batch.ground.iter().enumerate() {
             let documents = archived.iter().enumerate().filter_map(|(n, (record, end))| {
                 let (of, offset) = batch.offsets[*record];
@@ -289,8 +318,8 @@ impl Worker {
                 match archive.store(&ground.topic, ground.partition, ground.span, documents.clone())
                 {
                     Ok(stored) => {
-                        written += stored.written;
-                        before += stored.duplicates;
+                        sum.written += stored.written;
+                        sum.duplicates += stored.duplicates;
                         break;
                     }
                     Err(error) => {
@@ -306,24 +335,26 @@ impl Worker {
         if is_failing {
             log::info!("archive works again");
         }
-        Ok((written, before))
+        Ok(sum)
     }
 
-    /// Indexes documents and returns how many items had to be sent again.
-    fn bulk(&mut self) -> Result<u64, Stop> {
+    /// Indexes documents; `outcomes` then says what became of each.
+    fn bulk(&mut self) -> Result<(), Stop> {
         self.outcomes.clear();
-        let Some(bulk) = &mut self.bulk else { return Ok(0) };
+        let Some(bulk) = &mut self.bulk else { return Ok(()) };
         if self.sorted.items.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let before = bulk.counters().clone();
         bulk.deliver(&self.sorted.body, &mut self.outcomes, &mut |_| {});
         let after = bulk.counters();
+        let n_retried = |counters: &BulkCounters| counters.retried.values().sum::<u64>();
         self.counters.bulk_requests.add(after.requests - before.requests);
+        self.counters.bulk_items_retried.add(n_retried(after) - n_retried(&before));
         if self.outcomes.iter().any(Option::is_none) {
             return Err(Stop::GivenUp);
         }
-        Ok(after.retried.values().sum::<u64>() - before.retried.values().sum::<u64>())
+        Ok(())
     }
 
     fn needs_topics(&self) -> bool {
@@ -332,9 +363,9 @@ impl Worker {
     }
 
     /// Sends records for the error topic, as they came and with the headers of their route.
-    fn send_errors(&mut self, batch: &IndexBatch, records: &[RecordRef<'_>]) -> Result<u64, Stop> {
+    fn send_errors(&mut self, batch: &IndexBatch, records: &[RecordRef<'_>]) -> Result<Sent, Stop> {
         if self.sorted.errors.is_empty() {
-            return Ok(0);
+            return Ok(Sent::default());
         }
         let topic = self.error_topic.clone().expect("checked: routes there need error_topic");
         let errors = std::mem::take(&mut self.sorted.errors);
@@ -344,8 +375,7 @@ impl Worker {
             headers.extend(origin_headers("route.origin", batch, *at, &records[*at]));
             (*at, headers)
         });
-        self.send(&topic, batch, records, added)?;
-        Ok(errors.len() as u64)
+        self.send(&topic, batch, records, added)
     }
 
     /// Sends what Elasticsearch will never take to the dead-letter topic, with its reason.
@@ -353,56 +383,46 @@ impl Worker {
         &mut self,
         batch: &IndexBatch,
         records: &[RecordRef<'_>],
-    ) -> Result<u64, Stop> {
-        let outcomes = std::mem::take(&mut self.outcomes);
-        let items = std::mem::take(&mut self.sorted.items);
-        let rejected: Vec<(usize, &Reject)> = items
-            .iter()
-            .zip(&outcomes)
+    ) -> Result<Sent, Stop> {
+        let outcomes = self.sorted.items.iter().zip(&self.outcomes);
+        let rejected: Vec<(usize, Reject)> = outcomes
             .filter_map(|(at, outcome)| match outcome {
-                Some(Outcome::Rejected(reject)) => Some((*at, reject)),
+                Some(Outcome::Rejected(reject)) => Some((*at, reject.clone())),
                 _ => None,
             })
             .collect();
-        if let Some((_, first)) = rejected.first() {
-            log::warn!(
-                "{} documents rejected for good, sent to topic={}: first: {first}",
-                rejected.len(),
-                self.dead_letter_topic
-            );
-            let topic = Arc::clone(&self.dead_letter_topic);
-            let added = rejected.iter().map(|(at, reject)| {
-                let mut headers = vec![
-                    (DLQ_REASON.to_owned(), reject.reason.clone()),
-                    ("dlq.error.type".to_owned(), reject.error_type.clone()),
-                    ("dlq.status".to_owned(), reject.status.to_string()),
-                    ("dlq.index".to_owned(), reject.index.clone()),
-                ];
-                headers.extend(origin_headers("dlq.origin", batch, *at, &records[*at]));
-                (*at, headers)
-            });
-            self.send(&topic, batch, records, added)?;
-        }
-        let n_dead = rejected.len() as u64;
-        self.outcomes = outcomes;
-        self.sorted.items = items;
-        Ok(n_dead)
+        let Some((_, first)) = rejected.first() else { return Ok(Sent::default()) };
+        let topic = Arc::clone(&self.dead_letter_topic);
+        log::warn!("{} documents rejected, sent to topic={topic}: first: {first}", rejected.len());
+        let added = rejected.iter().map(|(at, reject)| {
+            let mut headers = vec![
+                (DLQ_REASON.to_owned(), reject.reason.clone()),
+                ("dlq.error.type".to_owned(), reject.error_type.clone()),
+                ("dlq.status".to_owned(), reject.status.to_string()),
+                ("dlq.index".to_owned(), reject.index.clone()),
+            ];
+            headers.extend(origin_headers("dlq.origin", batch, *at, &records[*at]));
+            (*at, headers)
+        });
+        self.send(&topic, batch, records, added)
     }
 
-    /// Puts records into batches of a topic's partitions and sends them.
+    /// Puts records into batches of a topic's partitions, sends them and waits for all receipts.
     fn send(
         &mut self,
         topic: &Arc<str>,
         batch: &IndexBatch,
         records: &[RecordRef<'_>],
         added: impl Iterator<Item = (usize, Vec<(String, String)>)>,
-    ) -> Result<(), Stop> {
+    ) -> Result<Sent, Stop> {
         let n_partitions = self.n_partitions(topic)?;
         let now_ms = unix_ms();
+        let (mut sent, mut n_records) = (Sent::default(), 0);
         let mut open: HashMap<i32, RecordArena> = HashMap::new();
         let mut encoded = Vec::new();
         for (at, added) in added {
             let record = &records[at];
+            n_records += 1;
             encoded.clear();
             let mut count = 0;
             for (name, value) in record.headers() {
@@ -424,20 +444,23 @@ impl Worker {
             if arena.len() >= self.topic_batch_bytes_max / 2 {
                 let full = std::mem::take(arena);
                 self.send_arena(topic, partition, full);
+                sent.n_batches += 1;
             }
         }
-        for (partition, arena) in open {
+        for (partition, arena) in open.into_iter().filter(|(_, arena)| !arena.is_empty()) {
             self.send_arena(topic, partition, arena);
+            sent.n_batches += 1;
         }
-        Ok(())
+        while sent.n_batches > 0 {
+            sent.n_rejected += self.next_delivery()?;
+            sent.n_batches -= 1;
+        }
+        sent.n_acked = n_records - sent.n_rejected;
+        Ok(sent)
     }
 
     fn send_arena(&mut self, topic: &Arc<str>, partition: i32, records: RecordArena) {
-        if records.is_empty() {
-            return;
-        }
         self.next_batch += 1;
-        self.n_under_way += 1;
         let id = BatchId(self.next_batch);
         let batch = Batch { id, topic: Arc::clone(topic), partition, records, spans: Vec::new() };
         self.producer.send(batch, &self.replies);
@@ -454,26 +477,17 @@ impl Worker {
         Ok(self.n_partitions[topic])
     }
 
-    /// Waits until all that was sent is acknowledged; returns how many records no topic takes.
-    fn wait_for_topics(&mut self) -> Result<u64, Stop> {
-        while self.n_under_way > 0 {
-            self.next_delivery()?;
-        }
-        Ok(std::mem::take(&mut self.n_rejected))
-    }
-
-    fn next_delivery(&mut self) -> Result<(), Stop> {
+    /// Waits for a topic's partitions or a receipt; returns how many records no topic takes.
+    fn next_delivery(&mut self) -> Result<u64, Stop> {
         loop {
             match self.deliveries.recv_timeout(GIVE_UP_LOOK) {
                 Ok(Delivery::Settled(receipt)) => {
                     self.rejected.append(&receipt).map_err(Stop::Failed)?;
-                    self.n_rejected += receipt.rejects.len() as u64;
-                    self.n_under_way -= 1;
-                    return Ok(());
+                    return Ok(receipt.rejects.len() as u64);
                 }
                 Ok(Delivery::Topic { topic, n_partitions }) => {
                     self.n_partitions.insert(topic, n_partitions);
-                    return Ok(());
+                    return Ok(0);
                 }
                 Ok(Delivery::Recycled(_)) => {}
                 Ok(Delivery::Fatal(problem)) => return Err(Stop::Failed(Error::Kafka { problem })),
@@ -492,7 +506,7 @@ impl Sorted {
         self.archived.clear();
         self.errors.clear();
         self.n_errors_also = 0;
-        self.n_dropped = 0;
+        self.dropped.clear();
     }
 }
 
