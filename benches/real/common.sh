@@ -15,6 +15,7 @@ export STACK_DIR
 WORK=$STACK_DIR/bench # the log is kept for the next run, the rest goes
 RUNNING= # pid of what is being measured
 SERVERS=()
+POLL=0.2 # seconds between two looks at how far it is
 
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
@@ -34,7 +35,7 @@ end() {
   local server
   [ -z "$RUNNING" ] || kill -TERM "$RUNNING" 2>/dev/null || true
   for server in "${SERVERS[@]}"; do "$server" wipe >/dev/null; done
-  find "$WORK" -mindepth 1 ! -name '*.log' -delete 2>/dev/null || true
+  find "$WORK" -mindepth 1 -maxdepth 1 ! -name 'server-*' -exec rm -rf {} + 2>/dev/null || true
 }
 trap end EXIT
 trap 'exit 130' INT
@@ -117,7 +118,7 @@ until_is() {
   while look; got=$("$@"); [ "${got:-0}" -lt "$wanted" ]; do
     kill -0 "$RUNNING" 2>/dev/null || die "it ended early: $(tail -n 5 "$WORK"/*.out)"
     [ $((SECONDS - began)) -lt 900 ] || die "only $got of $wanted after 900 s: $(tail -n 5 "$WORK"/*.out)"
-    sleep 0.2
+    sleep "$POLL"
   done
 }
 
