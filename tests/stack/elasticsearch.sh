@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# A real Elasticsearch of one node without security on 127.0.0.1, from Maven's
+# integ-test-zip: the server itself with few modules (no ILM, no ingest).
+#   elasticsearch.sh up | down | status | wipe | kill | pause | resume
+# Settings, taken by `up` and remembered; only ES_NAME is always needed:
+#   ES_NAME            elasticsearch   folder of STACK_DIR
+#   ES_VERSION         8.17.0          needs JDK 17 to 23; 9.x JDK 21 or newer
+#   ES_PORT            9200
+#   ES_TRANSPORT_PORT  ES_PORT + 10
+#   ES_HEAP            512m
+#   ES_EXTRA                           more elasticsearch.yml: 'key: value;key: value'
+
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "$0")/common.sh"
+
+ES_NAME=${ES_NAME:-elasticsearch}
+ROOT=$STACK_DIR/$ES_NAME
+SETTINGS=(ES_VERSION ES_PORT ES_TRANSPORT_PORT ES_HEAP ES_EXTRA)
+PROCESS=("$ES_NAME" "$ROOT/run/pid" "-Dstack.root=$ROOT/run")
+
+settings() {
+  ES_VERSION=${ES_VERSION:-8.17.0}
+  ES_PORT=${ES_PORT:-9200}
+  ES_TRANSPORT_PORT=${ES_TRANSPORT_PORT:-$((ES_PORT + 10))}
+  ES_HEAP=${ES_HEAP:-512m}
+  ES_EXTRA=${ES_EXTRA:-}
+  DIST=$STACK_DIR/dist/elasticsearch-$ES_VERSION
+}
+
+healthy() {
+  curl -fsS --max-time 10 "http://127.0.0.1:$ES_PORT/_cluster/health?wait_for_status=yellow&timeout=5s"
+}
+
+configure() {
+  rm -rf "$ROOT/config"
+  mkdir -p "$ROOT/data" "$ROOT/logs" "$ROOT/tmp" "$ROOT/run"
+  cp -R "$DIST/elasticsearch-$ES_VERSION/config" "$ROOT/config"
+  # Their default places are in the distribution, which stays as it is.
+  sed -i -e '/Xlog:gc/d' -e '/HeapDump/d' -e '/ErrorFile/d' "$ROOT/config/jvm.options"
+  {
+    cat <<YAML
+cluster.name: stack
+node.name: n1
+discovery.type: single-node
+network.host: 127.0.0.1
+http.port: $ES_PORT
+transport.port: $ES_TRANSPORT_PORT
+path.data: $ROOT/data
+path.logs: $ROOT/logs
+node.store.allow_mmap: false
+cluster.routing.allocation.disk.threshold_enabled: false
+xpack.security.enabled: false
+YAML
+    printf '%s\n' "$ES_EXTRA" | tr ';' '\n'
+  } >"$ROOT/config/elasticsearch.yml"
+  [ "$(id -u)" != 0 ] || chown -R nobody:nogroup "$ROOT/config" "$ROOT/data" "$ROOT/logs" "$ROOT/tmp" "$ROOT/run"
+}
+
+up() {
+  local java
+  need curl
+  ! pid_of "${PROCESS[@]:1}" >/dev/null || return 0
+  case $ES_VERSION in
+    8.*) java=$(java_home 17 23) ;;
+    *) java=$(java_home 21 99) ;;
+  esac
+  ports_must_be_free "$ES_PORT" "$ES_TRANSPORT_PORT"
+  unpack "org.elasticsearch.distribution.integ-test-zip:elasticsearch:$ES_VERSION" "$DIST"
+  configure
+  # -d returns when the node listens, and leaves one JVM instead of two.
+  (cd "$ROOT" && as_nobody env ES_JAVA_HOME="$java" ES_PATH_CONF="$ROOT/config" ES_TMPDIR="$ROOT/tmp" \
+    ES_JAVA_OPTS="-Xms$ES_HEAP -Xmx$ES_HEAP -XX:TieredStopAtLevel=1 ${PROCESS[2]}" \
+    "$DIST/elasticsearch-$ES_VERSION/bin/elasticsearch" -d -p "${PROCESS[1]}") \
+    >"$ROOT/start.log" 2>&1 </dev/null || {
+    tail -n 25 "$ROOT/start.log" >&2
+    die "$ES_NAME did not start: see $ROOT/start.log and $ROOT/logs"
+  }
+}
+
+await() {
+  wait_ready 120 "$ES_NAME ($ES_VERSION, http://127.0.0.1:$ES_PORT)" "${PROCESS[@]:1}" "$ROOT/logs/stack.log" healthy
+}
+
+COMMAND=${1:-}
+recall "${SETTINGS[@]}"
+settings
+case $COMMAND in
+  up)
+    mkdir -p "$ROOT"
+    remember "${SETTINGS[@]}"
+    up
+    await
+    ;;
+  down) stop_process "${PROCESS[@]}" 30 ;;
+  status) show_process "${PROCESS[@]}" ;;
+  wipe)
+    stop_process "${PROCESS[@]}" 0
+    rm -rf "$ROOT"
+    ;;
+  kill) signal_process KILL "${PROCESS[@]}" ;;
+  pause) signal_process STOP "${PROCESS[@]}" ;;
+  resume) signal_process CONT "${PROCESS[@]}" ;;
+  *) usage ;;
+esac
