@@ -7,7 +7,8 @@
 //!
 //! | answer | what becomes of it |
 //! |---|---|
-//! | no connection, time-out, 408, 5xx, no bulk answer | the other hosts, then again, backing off |
+//! | no connection, 408, 5xx, no bulk answer | the other hosts, then again, backing off |
+//! | time-out | likewise, uncompressed, and in halves once every host took too long |
 //! | request 429 | again in halves, after `Retry-After` or a growing wait |
 //! | request 413 | in parts half as large; a single document is rejected; the limit is remembered |
 //! | request 400 `action_request_validation_exception` | in halves, down to the document that is to blame, which is rejected |
@@ -23,6 +24,10 @@
 //!
 //! Memory: a whole body is sent from where it lies. A second copy is made of the documents that
 //! go again out of the middle of a body, and of a compressed body.
+//!
+//! A compressed body that exceeds `http.max_content_length` when unpacked is answered 413 by
+//! Elasticsearch 8.17, but never by 9.2.0, which answers the uncompressed one: so whatever follows
+//! a failure, or is larger than what is known to pass, goes uncompressed.
 //!
 //! Absent on purpose: chunked request bodies (OpenSearch warns of them), redirects, sniffing.
 
@@ -42,8 +47,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use log::{debug, error, info, warn};
 use serde::Deserialize;
-use ureq::Agent;
 use ureq::http::{HeaderValue, Response, Uri, header};
+use ureq::{Agent, Timeout};
 
 use crate::config::ElasticsearchConfig;
 
@@ -382,7 +387,28 @@ enum Reply {
     /// The request was refused, whatever is in it.
     Blocked(Reject),
     /// Whether the request arrived is not known, or this host cannot serve it; says why.
-    Failed(&'static str, String, Option<Duration>),
+    Failed(Failure, String, Option<Duration>),
+}
+
+/// Why the fate of a request is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    Unreachable,
+    Timeout,
+    ServerError,
+    Garbled,
+}
+
+impl Failure {
+    /// Its name in [`Counters::retried`].
+    fn as_str(self) -> &'static str {
+        match self {
+            Failure::Unreachable => "unreachable",
+            Failure::Timeout => "timeout",
+            Failure::ServerError => "server_error",
+            Failure::Garbled => "garbled",
+        }
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -396,7 +422,7 @@ enum Verdict {
 
 /// Why documents are left after a round; the worst reason of all is kept.
 enum Trouble {
-    Failed(String),
+    Failed(Failure, String),
     Busy(Reject, Option<Duration>),
     Blocked(Reject),
 }
@@ -501,7 +527,14 @@ impl Bulk {
             }
             match trouble {
                 None => self.set_state(State::Working, on_state),
-                Some(Trouble::Failed(why)) => {
+                Some(Trouble::Failed(failure, why)) => {
+                    // More than a node can do in the time it has would time out for ever.
+                    if failure == Failure::Timeout
+                        && idle_rounds as usize > self.hosts.len()
+                        && let Some(part) = parts.pop_front()
+                    {
+                        prepend(&mut parts, halves(&part));
+                    }
                     if self.next_host().is_err() && self.hosts.iter().all(|h| h.failures > 0) {
                         self.set_state(State::Unreachable(why), on_state);
                     }
@@ -601,10 +634,10 @@ impl Bulk {
                     trouble = Some(Trouble::Blocked(reject));
                     break;
                 }
-                Reply::Failed(reason, why, _) => {
-                    self.counters.retry(reason, part.len());
+                Reply::Failed(failure, why, _) => {
+                    self.counters.retry(failure.as_str(), part.len());
                     parts.push_front(part);
-                    trouble = Some(Trouble::Failed(why));
+                    trouble = Some(Trouble::Failed(failure, why));
                     break;
                 }
             }
@@ -619,7 +652,11 @@ impl Bulk {
     /// Sends `items` to the host whose turn it is, and keeps the book on hosts.
     fn send(&mut self, body: &BulkBody, items: &[usize]) -> Reply {
         let Ok(host) = self.next_host() else {
-            return Reply::Failed("unreachable", "every host is set aside".to_owned(), None);
+            return Reply::Failed(
+                Failure::Unreachable,
+                "every host is set aside".to_owned(),
+                None,
+            );
         };
         self.host = host;
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -632,7 +669,16 @@ impl Bulk {
         }
         let reply = match answer {
             Ok(response) => self.judge(&response, body, items),
-            Err(problem) => Reply::Failed("unreachable", problem.to_string(), None),
+            Err(problem) => {
+                let failure = match problem {
+                    ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+                        Failure::Unreachable
+                    }
+                    ureq::Error::Timeout(_) => Failure::Timeout,
+                    _ => Failure::Unreachable,
+                };
+                Reply::Failed(failure, problem.to_string(), None)
+            }
         };
         self.scratch = scratch;
         if self.stopped() {
@@ -673,7 +719,7 @@ impl Bulk {
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let sent = if self.gzip {
+        let sent = if self.gzip && host.failures == 0 && bytes.len() <= self.len_max {
             self.zipped.clear();
             let mut encoder = GzEncoder::new(&mut self.zipped, Compression::fast());
             encoder.write_all(bytes)?;
@@ -703,7 +749,7 @@ impl Bulk {
         if status == 200 {
             return match verdicts(&self.answer, body, items) {
                 Ok(verdicts) => Reply::Items(verdicts),
-                Err(problem) => Reply::Failed("garbled", problem, None),
+                Err(problem) => Reply::Failed(Failure::Garbled, problem, None),
             };
         }
         let refused = Refused::parse(&self.answer);
@@ -719,8 +765,8 @@ impl Bulk {
             400 if reject.error_type == "action_request_validation_exception" => {
                 Reply::Invalid(reject)
             }
-            408 | 500.. => Reply::Failed("server_error", reject.to_string(), retry_after),
-            ..300 => Reply::Failed("garbled", reject.to_string(), None),
+            408 | 500.. => Reply::Failed(Failure::ServerError, reject.to_string(), retry_after),
+            ..300 => Reply::Failed(Failure::Garbled, reject.to_string(), None),
             _ => Reply::Blocked(reject),
         }
     }
