@@ -48,7 +48,7 @@ use log::{debug, error, info, warn};
 use ureq::http::{HeaderValue, Response, Uri, header};
 use ureq::{Agent, Timeout};
 
-use self::verdict::{Refused, Verdict, verdicts};
+use self::verdict::{Refused, Verdict, excerpt, verdicts};
 use crate::config::ElasticsearchConfig;
 
 pub use self::body::BulkBody;
@@ -206,7 +206,8 @@ enum Reply {
     Busy(Reject, Option<Duration>),
     /// The request was refused, whatever is in it.
     Blocked(Reject),
-    /// Whether the request arrived is not known, or this host cannot serve it; says why.
+    /// Whether the request arrived is not known, or this host cannot serve it; says why, fit
+    /// for a log.
     Failed(Failure, String, Option<Duration>),
 }
 
@@ -482,7 +483,7 @@ impl Bulk {
                     ureq::Error::Timeout(_) => Failure::Timeout,
                     _ => Failure::Unreachable,
                 };
-                Reply::Failed(failure, problem.to_string(), None)
+                Reply::Failed(failure, printable(&problem.to_string()), None)
             }
         };
         self.scratch = scratch;
@@ -499,9 +500,8 @@ impl Bulk {
                 host.until = Instant::now() + wait;
                 if attempt == 0 {
                     warn!(
-                        "Elasticsearch host={} fails: {}; sending again",
-                        host.name,
-                        why.escape_debug()
+                        "Elasticsearch host={} fails: {why}; sending again",
+                        host.name
                     );
                 }
             }
@@ -554,7 +554,7 @@ impl Bulk {
         if status == 200 {
             return match verdicts(&self.answer, body, items) {
                 Ok(verdicts) => Reply::Items(verdicts),
-                Err(problem) => Reply::Failed(Failure::Garbled, problem, None),
+                Err(problem) => Reply::Failed(Failure::Garbled, printable(&problem), None),
             };
         }
         let refused = Refused::parse(&self.answer);
@@ -630,7 +630,7 @@ impl Bulk {
                 self.since.elapsed()
             ),
             State::Unreachable(why) => {
-                warn!("no host of Elasticsearch answers: {}", why.escape_debug());
+                warn!("no host of Elasticsearch answers: {why}");
             }
             State::Busy(reject) => warn!("Elasticsearch is busy: {reject}; sending again"),
             State::Blocked(reject) => error!(
@@ -749,6 +749,11 @@ fn was_closed(problem: &ureq::Error) -> bool {
         problem.kind(),
         BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
     )
+}
+
+/// What went wrong may quote an answer, and that is anything.
+fn printable(problem: &str) -> String {
+    excerpt(problem).escape_debug().to_string()
 }
 
 fn prepend(parts: &mut VecDeque<Vec<usize>>, first: Vec<Vec<usize>>) {

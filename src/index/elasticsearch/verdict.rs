@@ -39,17 +39,22 @@ pub struct Reject {
 
 impl Reject {
     pub(super) fn new(status: u16, error_type: &str, reason: &str, index: String) -> Reject {
-        let mut len = reason.len().min(REASON_BYTES_MAX);
-        while !reason.is_char_boundary(len) {
-            len -= 1;
-        }
         Reject {
             status,
             error_type: error_type.to_owned(),
-            reason: reason[..len].to_owned(),
+            reason: excerpt(reason).to_owned(),
             index,
         }
     }
+}
+
+/// Returns as much of a foreign text as is kept.
+pub(super) fn excerpt(text: &str) -> &str {
+    let mut len = text.len().min(REASON_BYTES_MAX);
+    while !text.is_char_boundary(len) {
+        len -= 1;
+    }
+    &text[..len]
 }
 
 /// For logs: nothing of what the server or a document says can forge a line or a colour.
