@@ -6,7 +6,8 @@ use std::borrow::Cow;
 pub type Header<'a> = (&'a str, &'a [u8]);
 
 /// Headers the tail walk writes to say where a record came from.
-const ORIGIN_HEADERS: [&str; 5] = ["host", "path", "file_id", "offset", "length"];
+const ORIGIN_HEADERS: [&str; 8] =
+    ["host", "path", "file_id", "offset", "length", "cut", "continued", "partial"];
 
 /// Header that names the route of a record in the error topic.
 pub const ROUTE_NAME: &str = "route.name";
