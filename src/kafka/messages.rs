@@ -13,8 +13,9 @@ use std::ops::RangeInclusive;
 
 use super::Error;
 
-/// A request there is.
+/// A request there is, by the name Kafka gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names)]
 pub(super) enum Api {
     Produce,
     Metadata,
