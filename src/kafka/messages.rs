@@ -55,8 +55,8 @@ impl Api {
     }
 }
 
-/// Produce answers topics by id from here on, and is asked by id.
-const PRODUCE_BY_ID: i16 = 13;
+/// From this version on Produce names topics by id, not by name.
+pub(super) const PRODUCE_BY_ID: i16 = 13;
 
 /// Identifies one life of a topic.
 pub(super) type TopicId = [u8; 16];
