@@ -418,7 +418,10 @@ impl Worker {
         };
         let (encoded, arena) = match self.encoder.encode(batch.records) {
             Ok(encoded) => encoded,
-            Err(error) => return self.stop(error.to_string()),
+            Err(error) => {
+                tell(&reply, Delivery::Fatal(error.to_string()));
+                return self.stop(error.to_string());
+            }
         };
         tell(&reply, Delivery::Recycled(arena));
         self.origins.insert(
@@ -471,6 +474,9 @@ impl Worker {
     }
 
     fn describe(&mut self, topic: Arc<str>, reply: Sender<Delivery>) {
+        if let Some(reason) = &self.fatal {
+            return tell(&reply, Delivery::Fatal(reason.clone()));
+        }
         self.care_about(&topic);
         self.waiting.push((topic, reply));
         self.answer_waiting();
@@ -558,12 +564,8 @@ impl Worker {
         let mut slots = Vec::new();
         for request in connection.into_pending() {
             match request {
-                Request::Metadata => {
-                    self.ask_metadata_again(now);
-                }
-                Request::ProducerId => {
-                    self.ask_producer_id_again(now);
-                }
+                Request::Metadata => self.ask_metadata_again(now),
+                Request::ProducerId => self.ask_producer_id_again(now),
                 Request::Produce(batches) => {
                     for sent in batches {
                         self.answered(&sent, Outcome::Unknown, now);
@@ -582,16 +584,19 @@ impl Worker {
 
     /// Returns a broker to ask, and connects to one if there is none.
     fn any_broker(&mut self, now: Instant) -> Option<Arc<str>> {
-        let usable = self.links.iter().filter_map(|(address, link)| match link {
-            Link::Up(connection)
-                if connection.n_pending() < REQUESTS_MAX
-                    && connection.throttled_until(now).is_none() =>
-            {
-                Some((connection.n_pending(), address))
+        let mut least_busy: Option<(usize, &Arc<str>)> = None;
+        for (address, link) in &self.links {
+            let Link::Up(connection) = link else {
+                continue;
+            };
+            if let Some(until) = connection.throttled_until(now) {
+                self.alarm.by(until);
+            } else if connection.n_pending() < REQUESTS_MAX {
+                let candidate = (connection.n_pending(), address);
+                least_busy = Some(least_busy.map_or(candidate, |least| least.min(candidate)));
             }
-            _ => None,
-        });
-        if let Some((_, address)) = usable.min() {
+        }
+        if let Some((_, address)) = least_busy {
             return Some(address.clone());
         }
         let latest = self.links.values().filter_map(|link| match link {
