@@ -163,8 +163,7 @@ fn take_level(text: &str) -> Option<(Level, &str)> {
             (padded.trim_matches(' '), behind)
         }
         None => {
-            let is_letter = |b: &u8| b.is_ascii_alphabetic();
-            let len = word.bytes().take_while(|b| is_letter(b)).count();
+            let len = word.bytes().take_while(u8::is_ascii_alphabetic).count();
             word.split_at(len)
         }
     };
