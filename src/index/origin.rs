@@ -102,10 +102,8 @@ impl<'a> Origin<'a> {
     /// Whether the shipper itself put this record where it was consumed from: such a record
     /// never goes to the error topic again.
     pub fn is_from_shipper(&self) -> bool {
-        let headers = self.headers.iter();
-        headers
-            .clone()
-            .any(|(name, _)| *name == ROUTE_NAME || *name == DLQ_REASON)
+        let is_mark = |name: &str| name == ROUTE_NAME || name == DLQ_REASON;
+        self.headers.iter().any(|(name, _)| is_mark(name))
     }
 
     /// Appends the id of the record's document, the same however often the record is consumed,
