@@ -19,7 +19,9 @@ pub struct RejectedFile {
 impl RejectedFile {
     /// Names the file; it is made with the first record.
     pub fn new(folder: &Path) -> RejectedFile {
-        RejectedFile { path: folder.join("rejected.ndjson") }
+        RejectedFile {
+            path: folder.join("rejected.ndjson"),
+        }
     }
 
     /// Appends the rejected records of a receipt; when this returns they survive a power cut.
@@ -66,7 +68,11 @@ impl RejectedFile {
             serde_json::to_writer(&mut lines, &line)?;
             lines.push(b'\n');
         }
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&self.path)?;
         file.write_all(&lines)?;
         file.sync_all()
     }

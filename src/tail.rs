@@ -44,7 +44,6 @@ use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat, read_range};
 use multiline::EventBuffer;
 use registry::{Entry, Registry, Saver, StoredPath};
 
-
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
 const TURN_BYTES: usize = 1024 * 1024;
 
@@ -271,12 +270,17 @@ impl<'a> Hub<'a> {
             let blocked = !self.read_ready();
 
             let wait = if blocked || self.ready.is_empty() {
-                self.next_deadline().saturating_duration_since(Instant::now())
+                self.next_deadline()
+                    .saturating_duration_since(Instant::now())
             } else {
                 Duration::ZERO
             };
             let hints = self.hints.receiver.clone();
-            let saved = if self.saving { self.saver.results.clone() } else { never() };
+            let saved = if self.saving {
+                self.saver.results.clone()
+            } else {
+                never()
+            };
             select! {
                 recv(self.deliveries) -> delivery => {
                     self.on_delivery(delivery.expect("the hub holds a sender"))?;
@@ -292,16 +296,22 @@ impl<'a> Hub<'a> {
     /// Gives each ready file a turn; `false` if no batch could be sealed.
     fn read_ready(&mut self) -> bool {
         for _ in 0..self.ready.len() {
-            let Some(source) = self.ready.pop_front() else { break };
+            let Some(source) = self.ready.pop_front() else {
+                break;
+            };
             if !self.bound_open_batches() {
                 self.ready.push_front(source);
                 return false;
             }
-            let Some(mut life) = self.lives.remove(&source) else { continue };
+            let Some(mut life) = self.lives.remove(&source) else {
+                continue;
+            };
             life.queued = false;
             self.timers_remove(&mut life);
             life.events.attach(std::mem::take(&mut self.room));
-            let turn = self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
+            let turn = self
+                .turn(&mut life)
+                .unwrap_or_else(|error| self.on_read_error(&life, &error));
             if life.at_end {
                 life.last_bytes = life.events.last_bytes(GUARD_BYTES_MAX).to_vec();
             }
@@ -368,7 +378,11 @@ impl<'a> Hub<'a> {
                 life.events.finish(&input.multiline);
                 return None;
             }
-            return Some(if life.replaced { Turn::Replaced } else { Turn::Over });
+            return Some(if life.replaced {
+                Turn::Replaced
+            } else {
+                Turn::Over
+            });
         }
         if life.phase == Phase::Reading && self.successor_has_bytes(life) {
             if !life.successor_seen {
@@ -397,7 +411,10 @@ impl<'a> Hub<'a> {
     }
 
     fn successor_has_bytes(&self, life: &Life) -> bool {
-        let successor = self.streams[life.stream].queue.get(1).and_then(|next| self.lives.get(next));
+        let successor = self.streams[life.stream]
+            .queue
+            .get(1)
+            .and_then(|next| self.lives.get(next));
         successor.is_some_and(|next| Stat::of(&next.file).is_ok_and(|stat| stat.size > 0))
     }
 
@@ -428,7 +445,10 @@ impl<'a> Hub<'a> {
     }
 
     fn set_phase(&mut self, source: SourceId, phase: Phase) {
-        self.lives.get_mut(&source).expect("the life had its turn").phase = phase;
+        self.lives
+            .get_mut(&source)
+            .expect("the life had its turn")
+            .phase = phase;
     }
 
     /// Takes a life off its stream's queue and begins to read the next.
@@ -450,7 +470,9 @@ impl<'a> Hub<'a> {
         timestamp_ms: i64,
         now: Instant,
     ) -> bool {
-        let slot = self.streams[life.stream].slot.expect("only streams with a partition are read");
+        let slot = self.streams[life.stream]
+            .slot
+            .expect("only streams with a partition are read");
         let (mut n_events, mut n_lines, mut has_room) = (0, 0, true);
         while let Some(event) = life.events.peek(&input.multiline) {
             if life.origin.is_none() {
@@ -465,7 +487,13 @@ impl<'a> Hub<'a> {
             }
             let batch = &mut self.open[slot];
             batch.since.get_or_insert(now);
-            origin.encode(timestamp_ms, &event, content, &mut self.scratch, &mut batch.records);
+            origin.encode(
+                timestamp_ms,
+                &event,
+                content,
+                &mut self.scratch,
+                &mut batch.records,
+            );
             batch.cover(life.source, event.start, event.end);
             if event.cut > 0 {
                 self.counters.events_cut.add(1);
@@ -487,7 +515,12 @@ impl<'a> Hub<'a> {
             .file_id
             .get_or_insert_with(|| fingerprint::file_id(&life.stat, life.number, content));
         let path = stream.path.as_os_str().as_bytes();
-        life.origin = Some(Origin::new(&self.config.host, path, file_id, &stream.input.fields));
+        life.origin = Some(Origin::new(
+            &self.config.host,
+            path,
+            file_id,
+            &stream.input.fields,
+        ));
     }
 
     // ---- batches ----
@@ -498,7 +531,8 @@ impl<'a> Hub<'a> {
             return false;
         }
         let spare = self.spare.pop();
-        let fresh = spare.unwrap_or_else(|| RecordArena::with_capacity(self.config.batch.bytes_max));
+        let fresh =
+            spare.unwrap_or_else(|| RecordArena::with_capacity(self.config.batch.bytes_max));
         let open = &mut self.open[slot];
         let batch = Batch {
             id: BatchId(self.next_batch),
@@ -520,7 +554,13 @@ impl<'a> Hub<'a> {
     /// `false` if that cannot be.
     fn bound_open_batches(&mut self) -> bool {
         let bytes_max = self.config.batch.in_flight_max * self.config.batch.bytes_max;
-        while self.open.iter().map(|open| open.records.len()).sum::<usize>() > bytes_max {
+        while self
+            .open
+            .iter()
+            .map(|open| open.records.len())
+            .sum::<usize>()
+            > bytes_max
+        {
             let largest = (0..self.open.len()).max_by_key(|&slot| self.open[slot].records.len());
             if !self.seal(largest.expect("their sum is not zero")) {
                 return false;
@@ -533,7 +573,9 @@ impl<'a> Hub<'a> {
     fn seal_lingering(&mut self, now: Instant) {
         let linger = self.config.batch.linger;
         for slot in 0..self.open.len() {
-            let is_due = self.open[slot].since.is_some_and(|since| now >= since + linger);
+            let is_due = self.open[slot]
+                .since
+                .is_some_and(|since| now >= since + linger);
             if is_due && !self.seal(slot) {
                 return;
             }
@@ -542,7 +584,10 @@ impl<'a> Hub<'a> {
 
     fn on_delivery(&mut self, delivery: Delivery) -> Result<(), Error> {
         match delivery {
-            Delivery::Topic { topic, n_partitions } => self.on_topic(&topic, n_partitions),
+            Delivery::Topic {
+                topic,
+                n_partitions,
+            } => self.on_topic(&topic, n_partitions),
             Delivery::Recycled(mut records) => {
                 records.clear();
                 self.spare.push(records);
@@ -562,8 +607,12 @@ impl<'a> Hub<'a> {
         self.ledger.settle(&receipt.spans);
         self.dirty = true;
         self.counters.records_rejected.add(n_rejected);
-        self.counters.records_acked.add(u64::from(receipt.n_records) - n_rejected);
-        self.counters.bytes_acked.add(receipt.spans.iter().map(|span| span.end - span.start).sum());
+        self.counters
+            .records_acked
+            .add(u64::from(receipt.n_records) - n_rejected);
+        self.counters
+            .bytes_acked
+            .add(receipt.spans.iter().map(|span| span.end - span.start).sum());
         self.counters.batches_acked.add(1);
         for span in &receipt.spans {
             self.close_if_settled(span.source);
@@ -646,7 +695,12 @@ impl<'a> Hub<'a> {
             let path = &self.streams[stream].path;
             found.sort_by_cached_key(|found| {
                 let is_current = found.path == *path;
-                (is_current, found.stat.mtime_ns, found.stat.btime_ns, found.path.clone())
+                (
+                    is_current,
+                    found.stat.mtime_ns,
+                    found.stat.btime_ns,
+                    found.path.clone(),
+                )
             });
             found.dedup_by_key(|found| found.stat.inode);
             for found in found {
@@ -697,7 +751,10 @@ impl<'a> Hub<'a> {
         }
         let input = Arc::clone(&self.inputs[input]);
         let topic: Arc<str> = input.topic.as_str().into();
-        let newest = self.restored.iter().filter(|entry| PathBuf::from(&entry.path) == path);
+        let newest = self
+            .restored
+            .iter()
+            .filter(|entry| PathBuf::from(&entry.path) == path);
         self.streams.push(Stream {
             path: path.to_path_buf(),
             input,
@@ -724,24 +781,38 @@ impl<'a> Hub<'a> {
     /// Finds what the registry knows under names that no input matches: files that were renamed
     /// while the shipper was stopped.
     fn find_restored(&mut self, arrivals: &mut HashMap<usize, Vec<Found>>) {
-        let mut paths: Vec<PathBuf> =
-            self.restored.iter().map(|entry| PathBuf::from(&entry.path)).collect();
+        let mut paths: Vec<PathBuf> = self
+            .restored
+            .iter()
+            .map(|entry| PathBuf::from(&entry.path))
+            .collect();
         paths.sort();
         paths.dedup();
         for path in paths {
-            let Some(input) = self.input_for(&path) else { continue };
-            let Ok(neighbours) = discover::neighbours(&path) else { continue };
+            let Some(input) = self.input_for(&path) else {
+                continue;
+            };
+            let Ok(neighbours) = discover::neighbours(&path) else {
+                continue;
+            };
             let stream = self.stream_for(&path, input);
             let found = arrivals.entry(stream).or_default();
-            let entries: Vec<&Entry> =
-                self.restored.iter().filter(|entry| PathBuf::from(&entry.path) == path).collect();
+            let entries: Vec<&Entry> = self
+                .restored
+                .iter()
+                .filter(|entry| PathBuf::from(&entry.path) == path)
+                .collect();
             for (name, stat) in neighbours {
                 let is_entry = |entry: &&Entry| {
                     entry.inode.ino == stat.inode.ino && entry.btime_ns == stat.btime_ns
                 };
                 let is_new = found.iter().all(|found| found.stat.inode != stat.inode);
                 if is_new && entries.iter().any(is_entry) {
-                    found.push(Found { path: name, input, stat });
+                    found.push(Found {
+                        path: name,
+                        input,
+                        stat,
+                    });
                 }
             }
         }
@@ -767,7 +838,9 @@ impl<'a> Hub<'a> {
         }
         let Some(newest) = newest else { return };
         let Stream { path, input, .. } = &self.streams[stream];
-        let Ok(neighbours) = discover::neighbours(path) else { return };
+        let Ok(neighbours) = discover::neighbours(path) else {
+            return;
+        };
         for (name, stat) in neighbours {
             let is_sibling = name != *path && discover::written_under(&name) == *path;
             let is_known = self.by_inode.contains_key(&stat.inode)
@@ -778,7 +851,11 @@ impl<'a> Hub<'a> {
                 && stat.mtime_ns >= newest
                 && !discover::is_excluded(&name, &input.exclude)
             {
-                found.push(Found { path: name, input: 0, stat });
+                found.push(Found {
+                    path: name,
+                    input: 0,
+                    stat,
+                });
             }
         }
     }
@@ -795,16 +872,28 @@ impl<'a> Hub<'a> {
         }
         self.refused.remove(&found.path);
         let known = self.take_entry(&stat);
-        let mut begin = Begin { offset: 0, number: 0, file_id: None, late: false };
+        let mut begin = Begin {
+            offset: 0,
+            number: 0,
+            file_id: None,
+            late: false,
+        };
         match known.as_ref().map(|entry| compare(entry, &file, &stat)) {
             Some(Ok(Identity::Same)) => {
                 let entry = known.expect("compared");
                 if entry.done && entry.offset == stat.size {
-                    let entry = Entry { name: found.path.as_path().into(), ..entry };
+                    let entry = Entry {
+                        name: found.path.as_path().into(),
+                        ..entry
+                    };
                     self.remember(stream, entry, stat.inode, self.n_scans);
                     return;
                 }
-                log::info!("file resumed: name={} offset={}", found.path.display(), entry.offset);
+                log::info!(
+                    "file resumed: name={} offset={}",
+                    found.path.display(),
+                    entry.offset
+                );
                 begin.offset = entry.offset;
                 begin.number = entry.life;
                 begin.file_id = entry.file_id;
@@ -821,7 +910,11 @@ impl<'a> Hub<'a> {
                 if first && input.start_at == StartAt::End && !self.had_registry {
                     begin.offset = stat.size;
                 }
-                log::info!("file found: name={} offset={}", found.path.display(), begin.offset);
+                log::info!(
+                    "file found: name={} offset={}",
+                    found.path.display(),
+                    begin.offset
+                );
             }
         }
         self.open_life(stream, found.path, file, stat, begin);
@@ -901,8 +994,16 @@ impl<'a> Hub<'a> {
         let size = Stat::of(&old.file).map_or(0, |stat| stat.size);
         self.log_truncated(&old.name, old.events.read_offset(), size);
         let stream = old.stream;
-        let at = self.streams[stream].queue.iter().position(|queued| *queued == source);
-        let begin = Begin { offset: 0, number: old.number + 1, file_id: None, late: at.is_none() };
+        let at = self.streams[stream]
+            .queue
+            .iter()
+            .position(|queued| *queued == source);
+        let begin = Begin {
+            offset: 0,
+            number: old.number + 1,
+            file_id: None,
+            late: at.is_none(),
+        };
         let seen_in_scan = old.seen_in_scan;
         self.open_life(stream, old.name, old.file, old.stat, begin);
         if let Some(at) = at {
@@ -954,7 +1055,8 @@ impl<'a> Hub<'a> {
         }
         let n_scans = self.n_scans;
         let n_before = self.finished.len();
-        self.finished.retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan == n_scans);
+        self.finished
+            .retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan == n_scans);
         self.dirty |= self.finished.len() != n_before;
     }
 
@@ -1020,7 +1122,9 @@ impl<'a> Hub<'a> {
 
     /// Closes a life that was read to its end, once all of it is settled.
     fn close_if_settled(&mut self, source: SourceId) {
-        let Some(life) = self.lives.get(&source) else { return };
+        let Some(life) = self.lives.get(&source) else {
+            return;
+        };
         let offset = life.events.event_offset();
         // What lies in an open batch has left the file and is not in the ledger yet.
         if life.phase != Phase::Closing || self.ledger.settled(source) != Some(offset) {
@@ -1032,7 +1136,10 @@ impl<'a> Hub<'a> {
         self.by_inode.remove(&life.stat.inode);
         self.counters.files_finished.add(1);
         self.dirty = true;
-        log::info!("file finished: name={} offset={offset}", life.name.display());
+        log::info!(
+            "file finished: name={} offset={offset}",
+            life.name.display()
+        );
         life.stat = Stat::of(&life.file).unwrap_or(life.stat);
         let stream = &mut self.streams[life.stream];
         stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(life.stat.mtime_ns));
@@ -1040,7 +1147,11 @@ impl<'a> Hub<'a> {
             let mut entry = life.entry(&stream.path, offset);
             entry.done = true;
             // Not matched by the last scan: no input's pattern leads to it any more.
-            let seen = if life.seen_in_scan == self.n_scans { self.n_scans } else { 0 };
+            let seen = if life.seen_in_scan == self.n_scans {
+                self.n_scans
+            } else {
+                0
+            };
             self.remember(life.stream, entry, life.stat.inode, seen);
         }
     }
@@ -1048,11 +1159,21 @@ impl<'a> Hub<'a> {
     fn remember(&mut self, stream: usize, entry: Entry, inode: Inode, seen_in_scan: u64) {
         let stream = &mut self.streams[stream];
         stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(entry.mtime_ns));
-        self.finished.insert(inode, Finished { entry, seen_in_scan });
+        self.finished.insert(
+            inode,
+            Finished {
+                entry,
+                seen_in_scan,
+            },
+        );
         stream.finished.push_back(inode);
         while stream.finished.len() > FINISHED_KEPT {
             let oldest = stream.finished.pop_front().expect("longer than its limit");
-            if self.finished.get(&oldest).is_some_and(|file| file.seen_in_scan == 0) {
+            if self
+                .finished
+                .get(&oldest)
+                .is_some_and(|file| file.seen_in_scan == 0)
+            {
                 self.finished.remove(&oldest);
             }
         }
@@ -1062,7 +1183,9 @@ impl<'a> Hub<'a> {
     // ---- turns and timers ----
 
     fn enqueue(&mut self, source: SourceId) {
-        let Some(life) = self.lives.get_mut(&source) else { return };
+        let Some(life) = self.lives.get_mut(&source) else {
+            return;
+        };
         let is_read = matches!(life.phase, Phase::Reading | Phase::Lingering);
         if is_read && !life.queued && self.streams[life.stream].slot.is_some() {
             life.queued = true;
@@ -1107,7 +1230,10 @@ impl<'a> Hub<'a> {
     fn next_deadline(&self) -> Instant {
         let linger = self.config.batch.linger;
         let has_room = self.under_way < self.config.batch.in_flight_max;
-        let batches = self.open.iter().filter_map(|open| open.since.filter(|_| has_room));
+        let batches = self
+            .open
+            .iter()
+            .filter_map(|open| open.since.filter(|_| has_room));
         let save = (self.dirty && !self.saving).then_some(self.save_due);
         let timer = self.timers.first().map(|(deadline, _)| *deadline);
         let others = batches.map(|since| since + linger).chain(save).chain(timer);
@@ -1126,7 +1252,10 @@ impl<'a> Hub<'a> {
         self.dirty = false;
         self.saving = true;
         let entries = self.entries();
-        self.saver.entries.send(entries).expect("the registry's thread lives as long as the hub");
+        self.saver
+            .entries
+            .send(entries)
+            .expect("the registry's thread lives as long as the hub");
     }
 
     fn on_saved(&mut self, result: Result<io::Result<()>, crossbeam_channel::RecvError>) {
@@ -1159,7 +1288,10 @@ impl<'a> Hub<'a> {
         let finished = self.finished.values().map(|finished| &finished.entry);
         let mut entries: Vec<Entry> = finished.chain(&self.restored).cloned().collect();
         for life in self.lives.values_mut() {
-            let offset = self.ledger.settled(life.source).expect("open while the life is");
+            let offset = self
+                .ledger
+                .settled(life.source)
+                .expect("open while the life is");
             entries.push(life.entry(&self.streams[life.stream].path, offset));
         }
         entries
@@ -1200,8 +1332,14 @@ impl<'a> Hub<'a> {
     }
 
     fn unfinished(&self) -> Error {
-        let open: u64 = self.open.iter().map(|open| u64::from(open.records.count())).sum();
-        Error::Unfinished { n_records: self.records_under_way + open }
+        let open: u64 = self
+            .open
+            .iter()
+            .map(|open| u64::from(open.records.count()))
+            .sum();
+        Error::Unfinished {
+            n_records: self.records_under_way + open,
+        }
     }
 }
 
@@ -1230,14 +1368,17 @@ fn compare(entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
     let guard_start = entry.offset - u64::from(entry.guard.len);
     let is_same =
         stat.size >= entry.offset && head_matches && entry.guard.matches(file, guard_start)?;
-    Ok(if is_same { Identity::Same } else { Identity::NewLife })
+    Ok(if is_same {
+        Identity::Same
+    } else {
+        Identity::NewLife
+    })
 }
 
 /// Tells whether a file is known to be gone: its folder can be read and holds no such file.
 fn is_gone(entry: &Entry) -> bool {
-    let is_entry = |stat: &Stat| {
-        stat.inode.ino == entry.inode.ino && stat.btime_ns == entry.btime_ns
-    };
+    let is_entry =
+        |stat: &Stat| stat.inode.ino == entry.inode.ino && stat.btime_ns == entry.btime_ns;
     discover::neighbours(&PathBuf::from(&entry.path))
         .is_ok_and(|neighbours| !neighbours.iter().any(|(_, stat)| is_entry(stat)))
 }
@@ -1264,7 +1405,11 @@ impl Life {
         if n_last > 0 && read_range(&self.file, read_offset - n_last, n_last)? != self.last_bytes {
             return Ok(Look::Replaced);
         }
-        Ok(if now.size > read_offset { Look::Grown } else { Look::Same })
+        Ok(if now.size > read_offset {
+            Look::Grown
+        } else {
+            Look::Same
+        })
     }
 
     /// Returns what is to be remembered, with `offset` as the end of settled ground.
@@ -1308,7 +1453,12 @@ impl OpenBatch {
     /// Extends the ground of a source by the bytes that follow what is covered.
     fn cover(&mut self, source: SourceId, start: u64, end: u64) {
         // The last span is nearly always the one: a file gives many events in its turn.
-        match self.spans.iter_mut().rev().find(|span| span.source == source) {
+        match self
+            .spans
+            .iter_mut()
+            .rev()
+            .find(|span| span.source == source)
+        {
             Some(span) => span.end = end,
             None => self.spans.push(Span::new(source, start, end)),
         }
@@ -1316,5 +1466,7 @@ impl OpenBatch {
 }
 
 fn unix_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| age.as_millis() as i64)
 }

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::tail::encode::OWN_HEADERS;
+
 use super::reader::Table;
 use super::values::{
-    absolute_path, bootstrap_server, host, http_host, index_pattern, name, path_glob,
+    absolute_path, bootstrap_server, field, host, http_host, index_pattern, name, path_glob,
     path_or_name_glob, regex, timezone, topic,
 };
 use super::{
@@ -156,6 +158,9 @@ fn input(t: &mut Table) -> InputConfig {
         event_timeout: t.duration("event_timeout", ms(500), ms(1)),
         fields: t.map("fields", |key, value| {
             name(key)?;
+            if OWN_HEADERS.contains(&key) || key.starts_with("route.") || key.starts_with("dlq.") {
+                return Err("is a header that shipper writes itself; choose another name".into());
+            }
             Ok(value.to_owned())
         }),
     }
@@ -274,14 +279,22 @@ fn route(t: &mut Table) -> RouteConfig {
     t.require("name", r#"name = "noise""#);
     t.require("to", r#"to = "drop""#);
     RouteConfig {
-        name: t.string("name", name).unwrap_or_default(),
+        name: t
+            .string("name", |text| match text.starts_with("default.") {
+                true => Err("begins with default., as the names of the built-in routes".into()),
+                false => name(text),
+            })
+            .unwrap_or_default(),
         level: t.list("level", |text| {
             super::values::one_of(text, &LEVELS).map(str::to_owned)
         }),
         logger: t.string("logger", regex),
         message: t.string("message", regex),
         header: t.map("header", |_, value| regex(value)),
-        field: t.map("field", |_, value| regex(value)),
+        field: t.map("field", |name, value| {
+            field(name)?;
+            regex(value)
+        }),
         to: t
             .one_of(
                 "to",

@@ -1,5 +1,7 @@
 //! What may stand in one value. Each function says in its error what the value must be.
 
+use crate::index::fields::Field;
+use crate::index::index_name::IndexName;
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
@@ -241,42 +243,23 @@ fn is_host_port(text: &str) -> bool {
 }
 
 /// Reads the pattern of an index name.
-///
-/// Source: Elasticsearch's create index API, naming restrictions.
 pub(super) fn index_pattern(text: &str) -> Result<String, String> {
-    // What the pattern gives, with each letter of a placeholder as a digit.
-    let mut sample = String::new();
-    let mut rest = text;
-    while let Some((literal, behind)) = rest.split_once('{') {
-        let (inside, behind) = behind
-            .split_once('}')
-            .ok_or_else(|| "has a { without its }".to_owned())?;
-        for part in inside.split(['.', '-', '_']) {
-            if !["yyyy", "MM", "dd", "HH"].contains(&part) {
-                return Err(format!(
-                    "knows yyyy, MM, dd and HH, as in {{yyyy.MM.dd}}, not {{{}}}",
-                    inside.escape_debug()
-                ));
-            }
-        }
-        sample.push_str(literal);
-        sample.extend(
-            inside
-                .chars()
-                .map(|c| if c.is_alphabetic() { '0' } else { c }),
-        );
-        rest = behind;
+    IndexName::new(text).map(|_| text.to_owned())
+}
+
+/// Reads the name of a document's field.
+pub(super) fn field(text: &str) -> Result<(), String> {
+    let known: Vec<&str> = Field::NAMES.iter().map(|(name, _)| *name).collect();
+    if Field::named(text).is_some() {
+        return Ok(());
     }
-    sample.push_str(rest);
-    if let Some(c) = sample.chars().find(|c| {
-        c.is_uppercase() || c.is_whitespace() || c.is_control() || "\\/*?\"<>|,#:{}".contains(*c)
-    }) {
-        return Err(format!("must not hold {c:?}; index names are lower case"));
-    }
-    if sample.is_empty() || sample.len() > 255 || sample.starts_with(['-', '_', '+', '.']) {
-        return Err("must give 1 to 255 bytes that begin with none of - _ + .".to_owned());
-    }
-    Ok(text.to_owned())
+    Err(match nearest(text, &known) {
+        Some(known) => format!("no document has this field; did you mean {known:?}?"),
+        None => format!(
+            "no document has this field; known are fields.NAME and {}",
+            known.join(", ")
+        ),
+    })
 }
 
 /// Reads the name of a time zone.

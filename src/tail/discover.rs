@@ -55,7 +55,9 @@ pub fn scan(inputs: &[InputConfig]) -> Scan {
     let mut seen = HashSet::new();
     for (input, config) in inputs.iter().enumerate() {
         for pattern in &config.paths {
-            let Ok(paths) = glob::glob_with(pattern, GLOB) else { continue };
+            let Ok(paths) = glob::glob_with(pattern, GLOB) else {
+                continue;
+            };
             for path in paths {
                 match path {
                     Ok(path) if is_excluded(&path, &config.exclude) => {}
@@ -77,7 +79,11 @@ impl Scan {
     fn look_at(&mut self, path: PathBuf, input: usize) {
         let refused = match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_file() => {
-                self.found.push(Found { path, input, stat: Stat::from(&metadata) });
+                self.found.push(Found {
+                    path,
+                    input,
+                    stat: Stat::from(&metadata),
+                });
                 return;
             }
             Ok(metadata) if metadata.is_symlink() => "it is a symbolic link".into(),
@@ -97,7 +103,9 @@ impl Scan {
 /// A pattern without a slash is meant for the file name.
 pub fn is_excluded(path: &Path, patterns: &[String]) -> bool {
     patterns.iter().any(|pattern| {
-        let Ok(compiled) = Pattern::new(pattern) else { return false };
+        let Ok(compiled) = Pattern::new(pattern) else {
+            return false;
+        };
         if pattern.contains('/') {
             compiled.matches_path_with(path, GLOB)
         } else {
@@ -148,7 +156,10 @@ fn rotation_suffix(name: &[u8]) -> Option<usize> {
     if !dotted && !(at > 0 && stamp > 0 && name[at] == b'-') {
         return None;
     }
-    let digits = name[at..].iter().filter(|byte| byte.is_ascii_digit()).count();
+    let digits = name[at..]
+        .iter()
+        .filter(|byte| byte.is_ascii_digit())
+        .count();
     if dotted {
         at -= 1;
     }
@@ -159,7 +170,10 @@ fn rotation_suffix(name: &[u8]) -> Option<usize> {
 /// Opens a file for reading, but never a link, and never waits for a FIFO's other end.
 pub fn open(path: &Path) -> io::Result<(File, Stat)> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)?;
     let stat = Stat::of(&file)?;
     if !stat.is_regular {
         return Err(io::Error::other("it is not a regular file"));
@@ -200,12 +214,19 @@ impl Hints {
                 log::warn!("no notices of file changes, files are looked at in intervals: {error}");
             })
             .ok();
-        Hints { watcher, watched: HashSet::new(), receiver, missed }
+        Hints {
+            watcher,
+            watched: HashSet::new(),
+            receiver,
+            missed,
+        }
     }
 
     /// Watches a folder, unless it is watched already.
     pub fn watch(&mut self, folder: &Path) {
-        let Some(watcher) = &mut self.watcher else { return };
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
         if self.watched.contains(folder) || !folder.is_dir() {
             return;
         }
@@ -233,7 +254,9 @@ fn forward(event: notify::Result<notify::Event>, sender: &Sender<Hint>, missed: 
     let hint = match event.kind {
         EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)) => return,
         EventKind::Modify(ModifyKind::Data(_)) => {
-            let Some(path) = event.paths.into_iter().next() else { return };
+            let Some(path) = event.paths.into_iter().next() else {
+                return;
+            };
             Hint::Written(path)
         }
         _ => Hint::Names,
@@ -247,7 +270,11 @@ fn forward(event: notify::Result<notify::Event>, sender: &Sender<Hint>, missed: 
 /// without wildcards.
 pub fn folder_of(pattern: &str) -> Option<PathBuf> {
     let folder = Path::new(pattern).parent()?;
-    let has_wildcard = folder.as_os_str().as_bytes().iter().any(|byte| b"*?[".contains(byte));
+    let has_wildcard = folder
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .any(|byte| b"*?[".contains(byte));
     (!has_wildcard).then(|| folder.to_path_buf())
 }
 
@@ -258,7 +285,11 @@ mod tests {
     #[test]
     fn a_rotated_file_is_known_by_the_path_it_was_written_under() {
         let check = |path: &str, expected: &str| {
-            assert_eq!(written_under(Path::new(path)), Path::new(expected), "{path}");
+            assert_eq!(
+                written_under(Path::new(path)),
+                Path::new(expected),
+                "{path}"
+            );
         };
         check("/l/server.log", "/l/server.log");
         check("/l/server.log.2026-11-22-23", "/l/server.log");

@@ -108,18 +108,23 @@ impl LineBuffer {
     /// Lets the rest of an over-long line go, up to its terminator.
     fn end_of_long_line(&mut self) -> Option<Line> {
         let head_end = self.searched;
-        let skipped = self.skipped.as_mut().expect("called while a line is let go");
+        let skipped = self
+            .skipped
+            .as_mut()
+            .expect("called while a line is let go");
         let Some(at) = memchr(b'\n', &self.bytes[head_end..self.filled]) else {
             // The last byte stays: it may be the CR of the terminator.
             let let_go = (self.filled - head_end).saturating_sub(1);
-            self.bytes.copy_within(head_end + let_go..self.filled, head_end);
+            self.bytes
+                .copy_within(head_end + let_go..self.filled, head_end);
             self.filled -= let_go;
             *skipped += let_go as u64;
             return None;
         };
         let has_cr = at > 0 && self.bytes[head_end + at - 1] == b'\r';
         let before_newline = *skipped + at as u64;
-        self.bytes.copy_within(head_end + at + 1..self.filled, head_end);
+        self.bytes
+            .copy_within(head_end + at + 1..self.filled, head_end);
         self.filled -= at + 1;
         let line = Line {
             content: self.line_start..head_end,
@@ -139,7 +144,11 @@ impl LineBuffer {
     pub fn take_partial(&mut self) -> Option<Line> {
         let skipped = self.skipped.take().unwrap_or(0);
         // While a line is let go, one byte behind its head may be held back: it is cut as well.
-        let held_back = if skipped > 0 { self.filled - self.searched } else { 0 };
+        let held_back = if skipped > 0 {
+            self.filled - self.searched
+        } else {
+            0
+        };
         let content_end = self.filled - held_back;
         if content_end == self.line_start && skipped == 0 {
             return None;

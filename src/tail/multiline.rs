@@ -69,7 +69,8 @@ impl EventBuffer {
         if let Some(event) = self.ready.take() {
             // Up to the open event and not to the content's end, which leaves terminators behind.
             let next = self.open.as_ref().map(|open| open.content.start);
-            self.lines.release(next.unwrap_or_else(|| self.lines.line_start()));
+            self.lines
+                .release(next.unwrap_or_else(|| self.lines.line_start()));
             self.was_cut = event.cut > 0;
         }
     }
@@ -151,7 +152,11 @@ impl EventBuffer {
 
     fn next_event(&mut self, rule: &Multiline) -> Option<Event> {
         loop {
-            if self.open.as_ref().is_some_and(|open| open.cut > 0 || is_single(rule)) {
+            if self
+                .open
+                .as_ref()
+                .is_some_and(|open| open.cut > 0 || is_single(rule))
+            {
                 return self.open.take();
             }
             let line = self.lines.next_line()?;
@@ -216,7 +221,9 @@ fn starts_event(rule: &Multiline, line: &[u8]) -> bool {
 /// Source: Kafka's `config/log4j.properties` and `log4j2.yaml`, `[%d] %p %m (%c)%n`.
 pub fn starts_with_timestamp(line: &[u8]) -> bool {
     let line = line.strip_prefix(b"[").unwrap_or(line);
-    let Some(head) = line.first_chunk::<19>() else { return false };
+    let Some(head) = line.first_chunk::<19>() else {
+        return false;
+    };
     const DIGITS: [usize; 14] = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18];
     head[4] == b'-'
         && head[7] == b'-'
@@ -243,7 +250,13 @@ mod tests {
     }
 
     fn seen(text: &str, ground: Range<u64>) -> Seen {
-        Seen { text: text.into(), ground, cut: 0, continued: false, partial: false }
+        Seen {
+            text: text.into(),
+            ground,
+            cut: 0,
+            continued: false,
+            partial: false,
+        }
     }
 
     /// Appends `bytes` to a file in pieces of `step` bytes and reads after each.
@@ -288,7 +301,11 @@ mod tests {
     /// The events must not depend on how the bytes were divided over reads.
     fn check(bytes: &[u8], rule: &Multiline, limits: (usize, usize), expected: &[Seen]) {
         for step in [1, 2, 3, 5, 7, 64, bytes.len().max(1)] {
-            assert_eq!(events(bytes, rule, limits, step), expected, "in pieces of {step}");
+            assert_eq!(
+                events(bytes, rule, limits, step),
+                expected,
+                "in pieces of {step}"
+            );
         }
     }
 
@@ -296,14 +313,24 @@ mod tests {
 
     #[test]
     fn lines_have_measured_offsets_whatever_ends_them() {
-        let expected = [seen("one", 0..4), seen("two", 4..9), seen("", 9..10), seen("a\rb", 10..14)];
+        let expected = [
+            seen("one", 0..4),
+            seen("two", 4..9),
+            seen("", 9..10),
+            seen("a\rb", 10..14),
+        ];
         check(b"one\ntwo\r\n\na\rb\n", &Multiline::None, WIDE, &expected);
     }
 
     #[test]
     fn a_last_line_without_terminator_leaves_marked_when_the_file_ends() {
-        let expected =
-            [seen("one", 0..4), Seen { partial: true, ..seen("tw", 4..6) }];
+        let expected = [
+            seen("one", 0..4),
+            Seen {
+                partial: true,
+                ..seen("tw", 4..6)
+            },
+        ];
         check(b"one\ntw", &Multiline::None, WIDE, &expected);
     }
 
@@ -311,11 +338,21 @@ mod tests {
     fn an_over_long_line_is_cut_and_the_next_one_is_whole() {
         let expected = [
             seen("12345", 0..6),
-            Seen { cut: 3, ..seen("abcde", 6..16) },
+            Seen {
+                cut: 3,
+                ..seen("abcde", 6..16)
+            },
             seen("ok", 16..19),
             seen("fits!", 19..26),
-            Seen { cut: 1, ..seen("xyzxy", 26..34) },
-            Seen { cut: 2, partial: true, ..seen("never", 34..41) },
+            Seen {
+                cut: 1,
+                ..seen("xyzxy", 26..34)
+            },
+            Seen {
+                cut: 2,
+                partial: true,
+                ..seen("never", 34..41)
+            },
         ];
         let bytes = b"12345\nabcdefgh\r\nok\nfits!\r\nxyzxyz\r\nneverEN";
         check(bytes, &Multiline::None, (5, 100), &expected);
@@ -323,7 +360,8 @@ mod tests {
 
     #[test]
     fn a_trace_stays_with_its_event_and_brackets_start_none() {
-        let bytes = b"[2024-01-01 00:00:00,000] ERROR x (a.B)\njava.lang.E: [1]\n[1, 2]\n\tat a.B\n\
+        let bytes =
+            b"[2024-01-01 00:00:00,000] ERROR x (a.B)\njava.lang.E: [1]\n[1, 2]\n\tat a.B\n\
             2024-01-01T00:00:01 INFO y\n[2024-01-01 00:00:02,000] INFO z (c.D)\n";
         let expected = [
             seen(
@@ -341,13 +379,22 @@ mod tests {
         let start = Multiline::Start(regex::bytes::Regex::new("^#").expect("a pattern"));
         let expected = [
             seen("#12\nab", 0..7),
-            Seen { continued: true, ..seen("cd\nef", 7..13) },
+            Seen {
+                continued: true,
+                ..seen("cd\nef", 7..13)
+            },
             seen("#3", 13..16),
         ];
         check(b"#12\nab\ncd\nef\n#3\n", &start, (6, 6), &expected);
         let expected = [
-            Seen { cut: 1, ..seen("#1\nabc", 0..8) },
-            Seen { continued: true, ..seen("de", 8..11) },
+            Seen {
+                cut: 1,
+                ..seen("#1\nabc", 0..8)
+            },
+            Seen {
+                continued: true,
+                ..seen("de", 8..11)
+            },
             seen("#3", 11..14),
         ];
         check(b"#1\nabcd\nde\n#3\n", &start, (3, 20), &expected);
@@ -361,11 +408,18 @@ mod tests {
             let mut end = 0;
             for event in &whole {
                 assert_eq!(event.ground.start, end);
-                assert!(starts_with_timestamp(event.text.as_bytes()), "{}", event.text);
+                assert!(
+                    starts_with_timestamp(event.text.as_bytes()),
+                    "{}",
+                    event.text
+                );
                 end = event.ground.end;
             }
             assert_eq!(end, bytes.len() as u64);
-            assert_eq!(whole, events(&bytes, &Multiline::Kafka, (1 << 20, 1 << 20), 997));
+            assert_eq!(
+                whole,
+                events(&bytes, &Multiline::Kafka, (1 << 20, 1 << 20), 997)
+            );
         }
     }
 }
