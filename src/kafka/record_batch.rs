@@ -56,7 +56,7 @@ const SNAPPY_STREAM_HEADER: [u8; 16] = [
 ];
 
 /// Records of one partition, encoded as in a RecordBatch v2 but uncompressed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RecordArena {
     /// Empty, or room for the header of a RecordBatch and the records behind it.
     bytes: Vec<u8>,
@@ -220,13 +220,13 @@ pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// A RecordBatch, ready to be sent once it is stamped.
 #[derive(Debug, Clone, Default)]
-pub(super) struct EncodedBatch {
+pub struct EncodedBatch {
     bytes: Vec<u8>,
 }
 
 impl EncodedBatch {
     /// The whole RecordBatch.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
@@ -297,7 +297,7 @@ pub(super) fn decode(batch: &[u8]) -> Result<RecordArena, Error> {
 }
 
 /// Turns arenas into RecordBatches; keeps the state of the codec and used buffers between them.
-pub(super) struct Encoder {
+pub struct Encoder {
     codec: Codec,
     /// Buffers of batches that are done with.
     spare: Vec<Vec<u8>>,
@@ -321,8 +321,10 @@ enum Codec {
 }
 
 impl Encoder {
+    /// Returns an encoder for one codec.
+    ///
     /// Errors: `Codec` if Zstandard cannot get its memory.
-    pub(super) fn new(compression: Compression) -> Result<Encoder, Error> {
+    pub fn new(compression: Compression) -> Result<Encoder, Error> {
         let codec = match compression {
             Compression::None => Codec::None,
             Compression::Gzip => Codec::Gzip(Compress::new_gzip(flate2::Compression::new(6), 15)),
@@ -345,10 +347,7 @@ impl Encoder {
     /// Returns the batch, and an empty arena to fill again.
     ///
     /// Errors: `Codec`; the codecs of this program fail only for want of memory.
-    pub(super) fn encode(
-        &mut self,
-        arena: RecordArena,
-    ) -> Result<(EncodedBatch, RecordArena), Error> {
+    pub fn encode(&mut self, arena: RecordArena) -> Result<(EncodedBatch, RecordArena), Error> {
         let RecordArena {
             count,
             base_timestamp,
@@ -414,7 +413,7 @@ impl Encoder {
     }
 
     /// Takes back the buffer of a batch that is done with.
-    pub(super) fn recycle(&mut self, batch: EncodedBatch) {
+    pub fn recycle(&mut self, batch: EncodedBatch) {
         if self.spare.len() < SPARE_MAX {
             self.spare.push(batch.bytes);
         }
