@@ -156,7 +156,7 @@ struct Life {
     events: EventBuffer,
     /// The last read found no more bytes.
     at_end: bool,
-    /// The bytes right before the end that was reached.
+    /// The bytes right before the read offset, at most [`GUARD_BYTES_MAX`].
     last_bytes: Vec<u8>,
     /// Its successor was seen to hold bytes before the last read.
     successor_seen: bool,
@@ -302,9 +302,6 @@ impl<'a> Hub<'a> {
             self.timers_remove(&mut life);
             life.events.attach(std::mem::take(&mut self.room));
             let turn = self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
-            if life.at_end {
-                life.last_bytes = life.events.last_bytes(GUARD_BYTES_MAX).to_vec();
-            }
             self.room = life.events.detach();
             self.lives.insert(source, life);
             if !self.after_turn(source, turn) {
@@ -336,6 +333,7 @@ impl<'a> Hub<'a> {
                 let n = life.events.read_from(&life.file)?;
                 life.at_end = n == 0;
                 if n > 0 {
+                    life.remember_last(n);
                     n_read += n;
                     self.counters.bytes_read.add(n as u64);
                     life.grown_at = now;
@@ -856,6 +854,9 @@ impl<'a> Hub<'a> {
         };
         self.by_inode.insert(stat.inode, source);
         self.by_name.insert(name.clone(), source);
+        let n_last = begin.offset.min(GUARD_BYTES_MAX as u64);
+        // Without them a later overwriting is noticed only where the file gets shorter.
+        let last_bytes = read_range(&file, begin.offset - n_last, n_last).unwrap_or_default();
         let life = Life {
             source,
             stream,
@@ -869,7 +870,7 @@ impl<'a> Hub<'a> {
             file_id: begin.file_id,
             origin: None,
             at_end: false,
-            last_bytes: Vec::new(),
+            last_bytes,
             successor_seen: false,
             replaced: false,
             grown_at: Instant::now(),
@@ -1249,7 +1250,15 @@ enum Look {
 }
 
 impl Life {
-    /// Looks whether a file that was read to its end has changed.
+    /// Keeps the last of the bytes that were read, `n` of them just now.
+    fn remember_last(&mut self, n: usize) {
+        let fresh = self.events.fresh_bytes(n.min(GUARD_BYTES_MAX));
+        let n_old = self.last_bytes.len().min(GUARD_BYTES_MAX - fresh.len());
+        self.last_bytes.drain(..self.last_bytes.len() - n_old);
+        self.last_bytes.extend_from_slice(fresh);
+    }
+
+    /// Looks whether a file has changed behind what was read of it.
     fn look(&mut self) -> io::Result<Look> {
         let now = Stat::of(&self.file)?;
         let before = std::mem::replace(&mut self.stat, now);

@@ -122,9 +122,9 @@ impl EventBuffer {
         first.map_or(self.lines.line_offset(), |event| event.start)
     }
 
-    /// Returns the last bytes that were read, at most `n`.
-    pub fn last_bytes(&self, n: usize) -> &[u8] {
-        self.lines.last_bytes(n)
+    /// Returns the last `n` of the bytes that the last read gave; to be called right after it.
+    pub fn fresh_bytes(&self, n: usize) -> &[u8] {
+        self.lines.fresh_bytes(n)
     }
 
     /// Reads once from the file; returns how many bytes came.
