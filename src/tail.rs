@@ -322,6 +322,12 @@ impl<'a> Hub<'a> {
         let now = Instant::now();
         let timestamp_ms = unix_ms();
         let mut n_read = 0;
+        // A file that was overwritten while much of it was unread may be longer again than what
+        // was read: the bytes that follow are another file's.
+        if !life.at_end && matches!(life.look()?, Look::Replaced) {
+            life.replaced = true;
+            life.at_end = true;
+        }
         loop {
             if !self.put_events(life, &input, timestamp_ms, now) {
                 return Ok(Turn::Blocked);
