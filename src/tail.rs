@@ -18,7 +18,7 @@ pub mod lines;
 pub mod multiline;
 pub mod registry;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -632,7 +632,8 @@ impl<'a> Hub<'a> {
         for (path, reason) in &scan.refused {
             self.warn_once(path, reason);
         }
-        let mut arrivals: HashMap<usize, Vec<Found>> = HashMap::new();
+        // By stream in the order of their first sight: a file of two names belongs to the first.
+        let mut arrivals: BTreeMap<usize, Vec<Found>> = BTreeMap::new();
         self.by_name.clear();
         for found in scan.found {
             if self.is_known(&found) {
@@ -727,7 +728,7 @@ impl<'a> Hub<'a> {
 
     /// Finds what the registry knows under names that no input matches: files that were renamed
     /// while the shipper was stopped.
-    fn find_restored(&mut self, arrivals: &mut HashMap<usize, Vec<Found>>) {
+    fn find_restored(&mut self, arrivals: &mut BTreeMap<usize, Vec<Found>>) {
         let mut paths: Vec<PathBuf> =
             self.restored.iter().map(|entry| PathBuf::from(&entry.path)).collect();
         paths.sort();
@@ -985,7 +986,7 @@ impl<'a> Hub<'a> {
         }
     }
 
-    fn watch_folders(&mut self, arrivals: &HashMap<usize, Vec<Found>>) {
+    fn watch_folders(&mut self, arrivals: &BTreeMap<usize, Vec<Found>>) {
         if self.n_scans == 1 {
             let patterns = self.config.input.iter().flat_map(|input| &input.paths);
             for folder in patterns.filter_map(|pattern| discover::folder_of(pattern)) {
