@@ -795,6 +795,11 @@ impl<'a> Hub<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.warn_once(&found.path, &error.to_string()),
         };
+        if stat.inode != found.stat.inode {
+            // Renamed since it was found: only another look tells what became of either file.
+            self.scan_due = self.scan_due.min(Instant::now() + SCAN_PAUSE);
+            return;
+        }
         if self.by_inode.contains_key(&stat.inode) {
             return;
         }
