@@ -19,7 +19,7 @@ pub mod multiline;
 pub mod registry;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,10 @@ const TURN_BYTES: usize = 1024 * 1024;
 /// Finished lives remembered for each stream whose rotated files no input matches. A later
 /// rotated file is known to be unread by its later last write, so few are needed.
 const FINISHED_KEPT: usize = 3;
+
+/// Scans in a row that must miss a finished file before it is forgotten: a scan in the middle of a
+/// chain of renames sees some files under neither name, and what was forgotten is shipped again.
+const ABSENT_SCANS: u64 = 10;
 
 /// Shortest time between two scans that notices ask for.
 const SCAN_PAUSE: Duration = Duration::from_millis(20);
@@ -658,8 +662,9 @@ impl<'a> Hub<'a> {
                 self.add_file(stream, found, first);
             }
         }
+        self.note_absent();
         if !scan.incomplete {
-            self.note_absent();
+            self.forget_absent();
         }
         self.look_at_open_files();
     }
@@ -953,7 +958,7 @@ impl<'a> Hub<'a> {
     /// Marks lives whose name is gone: renamed to one that no input matches, or deleted.
     fn note_absent(&mut self) {
         for life in self.lives.values_mut() {
-            if life.seen_in_scan == self.n_scans || life.rotated {
+            if life.seen_in_scan == self.n_scans || life.rotated || life.has_its_name() {
                 continue;
             }
             life.rotated = true;
@@ -965,9 +970,15 @@ impl<'a> Hub<'a> {
                 life.events.read_offset()
             );
         }
+    }
+
+    /// Forgets finished files that an input matched and that are gone.
+    fn forget_absent(&mut self) {
         let n_scans = self.n_scans;
         let n_before = self.finished.len();
-        self.finished.retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan == n_scans);
+        self.finished.retain(|_, file| {
+            file.seen_in_scan == 0 || file.seen_in_scan + ABSENT_SCANS > n_scans
+        });
         self.dirty |= self.finished.len() != n_before;
     }
 
@@ -1268,6 +1279,15 @@ impl Life {
         let n_old = self.last_bytes.len().min(GUARD_BYTES_MAX - fresh.len());
         self.last_bytes.drain(..self.last_bytes.len() - n_old);
         self.last_bytes.extend_from_slice(fresh);
+    }
+
+    /// Tells whether its name still leads to it, as far as can be known: a folder that cannot be
+    /// read does not make its files gone, nor does it keep those of others.
+    fn has_its_name(&self) -> bool {
+        match fs::symlink_metadata(&self.name) {
+            Ok(metadata) => Stat::from(&metadata).inode == self.stat.inode,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// Looks whether a file has changed behind what was read of it.
