@@ -823,14 +823,19 @@ impl<'a> Hub<'a> {
                 begin.offset = entry.offset;
                 begin.number = entry.life;
                 begin.file_id = entry.file_id;
-                begin.late = entry.done;
+                // Back under its path it is the current file, not a late one.
+                begin.late = entry.done && found.path != self.streams[stream].path;
             }
             Some(Ok(Identity::NewLife)) => {
                 let entry = known.expect("compared");
                 self.log_truncated(&found.path, entry.offset, stat.size);
                 begin.number = entry.life + 1;
             }
-            Some(Err(error)) => return self.warn_once(&found.path, &error.to_string()),
+            Some(Err(error)) => {
+                // What is known must outlive the error, or the file would be repeated whole.
+                self.restored.extend(known);
+                return self.warn_once(&found.path, &error.to_string());
+            }
             Some(Ok(Identity::Other)) | None => {
                 let input = &self.streams[stream].input;
                 if first && input.start_at == StartAt::End && !self.had_registry {
