@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::batch::Batch;
 use crate::config::{Config, InputConfig, StartAt};
@@ -93,6 +94,9 @@ struct Hub<'a> {
     restored: Vec<Entry>,
     had_registry: bool,
     refused: HashSet<PathBuf>,
+    /// Files that may be open at once.
+    files_max: usize,
+    is_limited: bool,
     n_scans: u64,
     next_source: u32,
 
@@ -237,6 +241,8 @@ impl<'a> Hub<'a> {
             had_registry: !restored.is_empty(),
             restored,
             refused: HashSet::new(),
+            files_max: files_max(),
+            is_limited: false,
             n_scans: 0,
             next_source: 0,
             topics: HashMap::new(),
@@ -837,6 +843,9 @@ impl<'a> Hub<'a> {
                 return self.warn_once(&found.path, &error.to_string());
             }
             Some(Ok(Identity::Other)) | None => {
+                if self.lives.len() >= self.files_max {
+                    return self.say_limited();
+                }
                 let input = &self.streams[stream].input;
                 if first && input.start_at == StartAt::End && !self.had_registry {
                     begin.offset = stat.size;
@@ -845,6 +854,18 @@ impl<'a> Hub<'a> {
             }
         }
         self.open_life(stream, found.path, file, stat, begin);
+    }
+
+    /// Warns, once, that new files wait until others are finished.
+    fn say_limited(&mut self) {
+        if !self.is_limited {
+            self.is_limited = true;
+            log::warn!(
+                "{} files are open, as many as may be: the others wait until some are finished; \
+                 raise the limit of open files (LimitNOFILE)",
+                self.files_max
+            );
+        }
     }
 
     /// Returns, and forgets, what is remembered of a file.
@@ -1232,6 +1253,23 @@ impl<'a> Hub<'a> {
         let open: u64 = self.open.iter().map(|open| u64::from(open.records.count())).sum();
         Error::Unfinished { n_records: self.records_under_way + open }
     }
+}
+
+/// Raises the process's limit of open files as far as it may, and returns how many of them may be
+/// logs: a backlog that took them all would leave none for the broker and the registry, and
+/// nothing could ever be finished.
+fn files_max() -> usize {
+    /// Connections, folders, the registry, notices.
+    const OTHERS: u64 = 128;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if setrlimit(Resource::Nofile, raised.clone()).is_ok() {
+            limit = raised;
+        }
+    }
+    let n = limit.current.unwrap_or(u64::MAX);
+    usize::try_from(n - OTHERS.min(n / 2)).unwrap_or(usize::MAX)
 }
 
 /// Where and as what a life begins.
