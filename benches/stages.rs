@@ -43,14 +43,8 @@ fn main() {
 /// Bytes of files to events: lines found and joined by the `kafka` profile.
 fn split() {
     let paths = log_paths();
-    let files: Vec<File> = paths
-        .iter()
-        .map(|path| File::open(path).expect("a log"))
-        .collect();
-    let n_bytes: u64 = files
-        .iter()
-        .map(|file| file.metadata().expect("its size").len())
-        .sum();
+    let files: Vec<File> = paths.iter().map(|path| File::open(path).expect("a log")).collect();
+    let n_bytes: u64 = files.iter().map(|file| file.metadata().expect("its size").len()).sum();
     let mut room = Vec::new();
     let mut n_lines = 0;
     let fastest = fastest_round(|| {
@@ -112,12 +106,7 @@ fn compress(events: &[String]) {
             &mut records,
         );
     }
-    let codecs = [
-        Compression::Lz4,
-        Compression::Zstd,
-        Compression::Snappy,
-        Compression::Gzip,
-    ];
+    let codecs = [Compression::Lz4, Compression::Zstd, Compression::Snappy, Compression::Gzip];
     for codec in codecs {
         let mut encoder = Encoder::new(codec).expect("a codec");
         let mut copies: Vec<RecordArena> = (0..N_ROUNDS).map(|_| records.clone()).collect();
@@ -143,12 +132,7 @@ const BATCH_BYTES: usize = 1_000_000;
 
 fn tail_origin() -> TailOrigin {
     let path = b"/var/log/kafka/server.log";
-    TailOrigin::new(
-        "broker-1.example.org",
-        path,
-        "fd01-a0b1c2-66f0e1d2",
-        &BTreeMap::new(),
-    )
+    TailOrigin::new("broker-1.example.org", path, "fd01-a0b1c2-66f0e1d2", &BTreeMap::new())
 }
 
 fn plain_event(text: &str) -> TailEvent {
@@ -174,14 +158,10 @@ fn parse(events: &[String]) {
 /// Fields to JSON, parsing not counted.
 fn document(events: &[String]) {
     let mut times = TimeReader::new(TimeZone::UTC);
-    let values: Vec<Event> = events
-        .iter()
-        .map(|event| Event::from_value(event.as_bytes()))
-        .collect();
-    let parsed: Vec<_> = values
-        .iter()
-        .map(|event| kafka_log::parse(&event.text, &mut times))
-        .collect();
+    let values: Vec<Event> =
+        events.iter().map(|event| Event::from_value(event.as_bytes())).collect();
+    let parsed: Vec<_> =
+        values.iter().map(|event| kafka_log::parse(&event.text, &mut times)).collect();
     let headers = headers();
     let origin = origin(&headers);
     let mut writer = DocumentWriter::new();
@@ -190,14 +170,7 @@ fn document(events: &[String]) {
     measure("document", events, |_| {
         let i = next.next().expect("a cycle goes on");
         out.clear();
-        writer.write(
-            &mut out,
-            &Fields {
-                event: &values[i],
-                parsed: &parsed[i],
-                origin: &origin,
-            },
-        );
+        writer.write(&mut out, &Fields { event: &values[i], parsed: &parsed[i], origin: &origin });
         black_box(&out);
     });
 }
@@ -205,25 +178,17 @@ fn document(events: &[String]) {
 /// Fields to a destination by the built-in rules, parsing not counted.
 fn route(events: &[String]) {
     let mut times = TimeReader::new(TimeZone::UTC);
-    let values: Vec<Event> = events
-        .iter()
-        .map(|event| Event::from_value(event.as_bytes()))
-        .collect();
-    let parsed: Vec<_> = values
-        .iter()
-        .map(|event| kafka_log::parse(&event.text, &mut times))
-        .collect();
+    let values: Vec<Event> =
+        events.iter().map(|event| Event::from_value(event.as_bytes())).collect();
+    let parsed: Vec<_> =
+        values.iter().map(|event| kafka_log::parse(&event.text, &mut times)).collect();
     let headers = headers();
     let origin = origin(&headers);
     let router = router();
     let mut next = (0..values.len()).cycle();
     measure("route", events, |_| {
         let i = next.next().expect("a cycle goes on");
-        black_box(router.route(&Fields {
-            event: &values[i],
-            parsed: &parsed[i],
-            origin: &origin,
-        }));
+        black_box(router.route(&Fields { event: &values[i], parsed: &parsed[i], origin: &origin }));
     });
 }
 
@@ -241,11 +206,7 @@ fn index(events: &[String]) {
         let event = Event::from_value(event.as_bytes());
         let parsed = kafka_log::parse(&event.text, &mut times);
         let origin = origin(&headers);
-        let fields = Fields {
-            event: &event,
-            parsed: &parsed,
-            origin: &origin,
-        };
+        let fields = Fields { event: &event, parsed: &parsed, origin: &origin };
         if black_box(router.route(&fields)).to.index {
             index_name.write(&mut out, origin.timestamp_ms);
             origin.write_id(&mut out);
@@ -289,9 +250,7 @@ fn router() -> Router {
 fn log_paths() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/logs");
     let entries = fs::read_dir(dir).expect("the logs are there");
-    entries
-        .map(|entry| entry.expect("an entry").path())
-        .collect()
+    entries.map(|entry| entry.expect("an entry").path()).collect()
 }
 
 /// Returns the events of the logs; in these, each starts with `[2`, the first digit of its year.

@@ -61,12 +61,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct ConfigArg {
     /// Configuration file
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "/etc/shipper/shipper.toml"
-    )]
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/shipper/shipper.toml")]
     pub config: PathBuf,
 }
 

@@ -76,11 +76,7 @@ impl fmt::Display for Error {
                 "another shipper works in this state directory: {} is locked",
                 path.display()
             ),
-            Error::State {
-                attempt,
-                path,
-                source,
-            } => {
+            Error::State { attempt, path, source } => {
                 write!(f, "cannot {attempt} {}: {source}", path.display())
             }
             Error::Registry { path, problem } => write!(
@@ -112,8 +108,6 @@ impl std::error::Error for Error {
 
 impl From<crate::kafka::Error> for Error {
     fn from(error: crate::kafka::Error) -> Error {
-        Error::Kafka {
-            problem: error.to_string(),
-        }
+        Error::Kafka { problem: error.to_string() }
     }
 }

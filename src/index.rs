@@ -65,10 +65,7 @@ pub fn run(
     counters: &Arc<IndexCounters>,
     stop: &Receiver<()>,
 ) -> Result<(), Error> {
-    let index = config
-        .index
-        .as_ref()
-        .expect("checked for the index walk: [index] is there");
+    let index = config.index.as_ref().expect("checked for the index walk: [index] is there");
     let producer = Producer::start(&config.kafka, config.batch.compression)?;
     let workers = Workers::start(config, index, &producer, counters)?;
     let consumer = Consumer::join(&config.kafka, index)?;
@@ -182,9 +179,8 @@ impl Hub<'_> {
     }
 
     fn seal_if_due(&mut self) {
-        let has_lingered = self
-            .open_since
-            .is_some_and(|since| since.elapsed() >= self.config.linger);
+        let has_lingered =
+            self.open_since.is_some_and(|since| since.elapsed() >= self.config.linger);
         if (has_lingered || self.is_complete()) && self.under_way < self.config.in_flight_max {
             self.seal();
         }
@@ -203,10 +199,7 @@ impl Hub<'_> {
         for ground in &batch.ground {
             self.ledger.take(&[ground.span]);
         }
-        self.workers
-            .batches
-            .send(batch)
-            .expect("workers live as long as the hub");
+        self.workers.batches.send(batch).expect("workers live as long as the hub");
     }
 
     /// Waits for a receipt; pauses the partitions when it takes longer than a moment.
@@ -243,11 +236,7 @@ impl Hub<'_> {
     }
 
     fn on_receipt(&mut self, receipt: IndexReceipt) -> Result<(), Error> {
-        let IndexReceipt {
-            mut batch,
-            settled,
-            commit_now,
-        } = receipt;
+        let IndexReceipt { mut batch, settled, commit_now } = receipt;
         self.busy_since = None;
         self.under_way -= 1;
         self.records_under_way -= batch.offsets.len() as u64;
@@ -296,8 +285,7 @@ impl Hub<'_> {
                 if self.paused {
                     self.consumer.pause(&partitions);
                 }
-                self.assigned
-                    .extend(partitions.into_iter().map(|partition| (partition, None)));
+                self.assigned.extend(partitions.into_iter().map(|partition| (partition, None)));
             }
             Rebalance::Revoke { partitions, lost } => {
                 let how = if lost { "lost" } else { "revoked" };
@@ -373,9 +361,7 @@ fn source_of(
             return id;
         }
     }
-    let known = assigned
-        .entry((message.topic().to_owned(), message.partition()))
-        .or_default();
+    let known = assigned.entry((message.topic().to_owned(), message.partition())).or_default();
     *known.get_or_insert_with(|| {
         let id = SourceId(*next_source);
         *next_source += 1;
@@ -383,15 +369,7 @@ fn source_of(
         ledger.open(id, offset);
         let topic = message.topic().into();
         let partition = message.partition();
-        sources.insert(
-            id,
-            Source {
-                topic,
-                partition,
-                taken: offset,
-                committed: offset,
-            },
-        );
+        sources.insert(id, Source { topic, partition, taken: offset, committed: offset });
         id
     })
 }
@@ -413,21 +391,12 @@ impl IndexBatch {
                 count += 1;
             }
         }
-        let headers = Headers {
-            count,
-            fixed: scratch,
-            varying: &[],
-        };
+        let headers = Headers { count, fixed: scratch, varying: &[] };
         let value = message.payload().unwrap_or_default();
-        self.records
-            .push(timestamp_ms(message), message.key(), value, headers);
+        self.records.push(timestamp_ms(message), message.key(), value, headers);
 
         let offset = message.offset() as u64;
-        let at = match self
-            .ground
-            .iter()
-            .rposition(|ground| ground.span.source == id)
-        {
+        let at = match self.ground.iter().rposition(|ground| ground.span.source == id) {
             Some(at) => {
                 self.ground[at].span.end = offset + 1;
                 at
@@ -436,11 +405,7 @@ impl IndexBatch {
                 // From where the batch before ended: compaction and transactions leave gaps.
                 let span = Span::new(id, source.taken, offset + 1);
                 let topic = Arc::clone(&source.topic);
-                self.ground.push(Ground {
-                    topic,
-                    partition: source.partition,
-                    span,
-                });
+                self.ground.push(Ground { topic, partition: source.partition, span });
                 self.ground.len() - 1
             }
         };
@@ -450,11 +415,7 @@ impl IndexBatch {
 
     /// Takes the records of a source out again: its partition has gone to another member.
     fn remove(&mut self, source: SourceId) {
-        if !self
-            .ground
-            .iter()
-            .any(|ground| ground.span.source == source)
-        {
+        if !self.ground.iter().any(|ground| ground.span.source == source) {
             return;
         }
         let mut rest = IndexBatch::default();
@@ -469,15 +430,9 @@ impl IndexBatch {
 }
 
 fn names(partitions: &[Partition]) -> String {
-    let names: Vec<String> = partitions
-        .iter()
-        .map(|(topic, partition)| format!("{topic}-{partition}"))
-        .collect();
-    if names.is_empty() {
-        "none".into()
-    } else {
-        names.join(" ")
-    }
+    let names: Vec<String> =
+        partitions.iter().map(|(topic, partition)| format!("{topic}-{partition}")).collect();
+    if names.is_empty() { "none".into() } else { names.join(" ") }
 }
 
 fn is_stopped(stop: &Receiver<()>) -> bool {
@@ -504,10 +459,8 @@ impl Workers {
         let (done, receipts) = unbounded();
         let given_up = Arc::new(AtomicBool::new(false));
         let archive = config.archive.as_ref().map(Archive::new).transpose();
-        let archive = archive.map_err(|source| Error::Start {
-            attempt: "open the archive",
-            source,
-        })?;
+        let archive =
+            archive.map_err(|source| Error::Start { attempt: "open the archive", source })?;
         let mut interrupters = Vec::new();
         for number in 0..index.in_flight_max {
             let (producer, archive) = (producer.clone(), archive.clone());
@@ -524,18 +477,9 @@ impl Workers {
                         }
                     }
                 })
-                .map_err(|source| Error::Start {
-                    attempt: "start an index thread",
-                    source,
-                })?;
+                .map_err(|source| Error::Start { attempt: "start an index thread", source })?;
         }
-        Ok(Workers {
-            batches,
-            receipts,
-            spare: Vec::new(),
-            given_up,
-            interrupters,
-        })
+        Ok(Workers { batches, receipts, spare: Vec::new(), given_up, interrupters })
     }
 
     /// Tells workers to leave what cannot be settled now.

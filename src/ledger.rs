@@ -37,16 +37,9 @@ struct Piece {
 impl Ledger {
     /// Begins the account of a source whose ground before `start` is settled.
     pub fn open(&mut self, source: SourceId, start: u64) {
-        let fresh = Progress {
-            settled: start,
-            taken: start,
-            pending: VecDeque::new(),
-        };
+        let fresh = Progress { settled: start, taken: start, pending: VecDeque::new() };
         let known = self.sources.insert(source, fresh);
-        assert!(
-            known.is_none(),
-            "{source:?} opened twice: ids are never used again"
-        );
+        assert!(known.is_none(), "{source:?} opened twice: ids are never used again");
     }
 
     /// Enters the ground of a sealed batch.
@@ -55,21 +48,15 @@ impl Ledger {
     /// or a repeat, and nothing after it could be trusted.
     pub fn take(&mut self, spans: &[Span]) {
         for span in spans {
-            let progress = self
-                .sources
-                .get_mut(&span.source)
-                .expect("sources are open while they are read");
+            let progress =
+                self.sources.get_mut(&span.source).expect("sources are open while they are read");
             assert_eq!(
                 progress.taken, span.start,
                 "ground law: {:?} was taken to {} and goes on at {}",
                 span.source, progress.taken, span.start
             );
             progress.taken = span.end;
-            progress.pending.push_back(Piece {
-                start: span.start,
-                end: span.end,
-                settled: false,
-            });
+            progress.pending.push_back(Piece { start: span.start, end: span.end, settled: false });
         }
     }
 
@@ -82,16 +69,9 @@ impl Ledger {
             let Some(progress) = self.sources.get_mut(&span.source) else {
                 continue;
             };
-            let at = progress
-                .pending
-                .partition_point(|piece| piece.start < span.start);
-            let piece = progress
-                .pending
-                .get_mut(at)
-                .filter(|piece| piece.end == span.end);
-            piece
-                .expect("a receipt speaks of ground that was taken")
-                .settled = true;
+            let at = progress.pending.partition_point(|piece| piece.start < span.start);
+            let piece = progress.pending.get_mut(at).filter(|piece| piece.end == span.end);
+            piece.expect("a receipt speaks of ground that was taken").settled = true;
             while progress.pending.front().is_some_and(|piece| piece.settled) {
                 let piece = progress.pending.pop_front().expect("seen by front()");
                 progress.settled = piece.end;
@@ -106,9 +86,7 @@ impl Ledger {
 
     /// Tells whether all ground that was taken from the source is settled.
     pub fn is_settled(&self, source: SourceId) -> bool {
-        self.sources
-            .get(&source)
-            .is_none_or(|progress| progress.pending.is_empty())
+        self.sources.get(&source).is_none_or(|progress| progress.pending.is_empty())
     }
 
     /// Ends the account of a source; receipts that still come for it are ignored.
@@ -134,11 +112,8 @@ mod tests {
     #[test]
     fn the_checkpoint_is_the_end_of_the_settled_prefix() {
         let mut ledger = ledger();
-        let (first, second, third) = (
-            Span::new(A, 100, 110),
-            Span::new(A, 110, 130),
-            Span::new(A, 130, 131),
-        );
+        let (first, second, third) =
+            (Span::new(A, 100, 110), Span::new(A, 110, 130), Span::new(A, 130, 131));
         ledger.take(&[first]);
         ledger.take(&[second, Span::new(B, 0, 5)]);
         ledger.take(&[third]);

@@ -61,9 +61,7 @@ fn load(arg: &ConfigArg, walk: Walk) -> Result<Config, Error> {
         config.require(walk, &arg.config)?;
         Ok(config)
     });
-    config.map_err(|problems| Error::Config {
-        problems: problems.to_string(),
-    })
+    config.map_err(|problems| Error::Config { problems: problems.to_string() })
 }
 
 /// A process with half its threads would look alive and do nothing: any panic ends it.
@@ -97,10 +95,7 @@ fn visible(char: char) -> impl Iterator<Item = char> {
 /// Gives a message at the first SIGTERM or SIGINT; the second ends the process at once, which
 /// loses nothing: restart is the tested path.
 fn stop_on_signals() -> Result<Receiver<()>, Error> {
-    let start = |source| Error::Start {
-        attempt: "listen for signals",
-        source,
-    };
+    let start = |source| Error::Start { attempt: "listen for signals", source };
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(start)?;
     let (sender, stop) = bounded(1);
     thread::Builder::new()

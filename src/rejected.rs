@@ -19,9 +19,7 @@ pub struct RejectedFile {
 impl RejectedFile {
     /// Names the file; it is made with the first record.
     pub fn new(folder: &Path) -> RejectedFile {
-        RejectedFile {
-            path: folder.join("rejected.ndjson"),
-        }
+        RejectedFile { path: folder.join("rejected.ndjson") }
     }
 
     /// Appends the rejected records of a receipt; when this returns they survive a power cut.
@@ -50,11 +48,8 @@ impl RejectedFile {
     fn write(&self, receipt: &Receipt) -> io::Result<()> {
         let mut lines = Vec::new();
         for reject in &receipt.rejects {
-            let headers: serde_json::Map<_, _> = reject
-                .headers
-                .iter()
-                .map(|(name, value)| (name.clone(), text(value)))
-                .collect();
+            let headers: serde_json::Map<_, _> =
+                reject.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
             let line = json!({
                 "topic": &*receipt.topic,
                 "partition": receipt.partition,
@@ -68,11 +63,7 @@ impl RejectedFile {
             serde_json::to_writer(&mut lines, &line)?;
             lines.push(b'\n');
         }
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.path)?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
         file.write_all(&lines)?;
         file.sync_all()
     }

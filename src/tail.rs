@@ -18,8 +18,8 @@ pub mod lines;
 pub mod multiline;
 pub mod registry;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::batch::Batch;
 use crate::config::{Config, InputConfig, StartAt};
@@ -50,6 +51,10 @@ const TURN_BYTES: usize = 1024 * 1024;
 /// Finished lives remembered for each stream whose rotated files no input matches. A later
 /// rotated file is known to be unread by its later last write, so few are needed.
 const FINISHED_KEPT: usize = 3;
+
+/// Scans in a row that must miss a finished file before it is forgotten: a scan in the middle of a
+/// chain of renames sees some files under neither name, and what was forgotten is shipped again.
+const ABSENT_SCANS: u64 = 10;
 
 /// Shortest time between two scans that notices ask for.
 const SCAN_PAUSE: Duration = Duration::from_millis(20);
@@ -88,6 +93,9 @@ struct Hub<'a> {
     restored: Vec<Entry>,
     had_registry: bool,
     refused: HashSet<PathBuf>,
+    /// Files that may be open at once.
+    files_max: usize,
+    is_limited: bool,
     n_scans: u64,
     next_source: u32,
 
@@ -155,7 +163,7 @@ struct Life {
     events: EventBuffer,
     /// The last read found no more bytes.
     at_end: bool,
-    /// The bytes right before the end that was reached.
+    /// The bytes right before the read offset, at most [`GUARD_BYTES_MAX`].
     last_bytes: Vec<u8>,
     /// Its successor was seen to hold bytes before the last read.
     successor_seen: bool,
@@ -232,6 +240,8 @@ impl<'a> Hub<'a> {
             had_registry: !restored.is_empty(),
             restored,
             refused: HashSet::new(),
+            files_max: files_max(),
+            is_limited: false,
             n_scans: 0,
             next_source: 0,
             topics: HashMap::new(),
@@ -270,17 +280,12 @@ impl<'a> Hub<'a> {
             let blocked = !self.read_ready();
 
             let wait = if blocked || self.ready.is_empty() {
-                self.next_deadline()
-                    .saturating_duration_since(Instant::now())
+                self.next_deadline().saturating_duration_since(Instant::now())
             } else {
                 Duration::ZERO
             };
             let hints = self.hints.receiver.clone();
-            let saved = if self.saving {
-                self.saver.results.clone()
-            } else {
-                never()
-            };
+            let saved = if self.saving { self.saver.results.clone() } else { never() };
             select! {
                 recv(self.deliveries) -> delivery => {
                     self.on_delivery(delivery.expect("the hub holds a sender"))?;
@@ -309,12 +314,8 @@ impl<'a> Hub<'a> {
             life.queued = false;
             self.timers_remove(&mut life);
             life.events.attach(std::mem::take(&mut self.room));
-            let turn = self
-                .turn(&mut life)
-                .unwrap_or_else(|error| self.on_read_error(&life, &error));
-            if life.at_end {
-                life.last_bytes = life.events.last_bytes(GUARD_BYTES_MAX).to_vec();
-            }
+            let turn =
+                self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
             self.room = life.events.detach();
             self.lives.insert(source, life);
             if !self.after_turn(source, turn) {
@@ -335,6 +336,12 @@ impl<'a> Hub<'a> {
         let now = Instant::now();
         let timestamp_ms = unix_ms();
         let mut n_read = 0;
+        // A file that was overwritten while much of it was unread may be longer again than what
+        // was read: the bytes that follow are another file's.
+        if !life.at_end && matches!(life.look()?, Look::Replaced) {
+            life.replaced = true;
+            life.at_end = true;
+        }
         loop {
             if !self.put_events(life, &input, timestamp_ms, now) {
                 return Ok(Turn::Blocked);
@@ -346,6 +353,7 @@ impl<'a> Hub<'a> {
                 let n = life.events.read_from(&life.file)?;
                 life.at_end = n == 0;
                 if n > 0 {
+                    life.remember_last(n);
                     n_read += n;
                     self.counters.bytes_read.add(n as u64);
                     life.grown_at = now;
@@ -378,11 +386,7 @@ impl<'a> Hub<'a> {
                 life.events.finish(&input.multiline);
                 return None;
             }
-            return Some(if life.replaced {
-                Turn::Replaced
-            } else {
-                Turn::Over
-            });
+            return Some(if life.replaced { Turn::Replaced } else { Turn::Over });
         }
         if life.phase == Phase::Reading && self.successor_has_bytes(life) {
             if !life.successor_seen {
@@ -411,10 +415,8 @@ impl<'a> Hub<'a> {
     }
 
     fn successor_has_bytes(&self, life: &Life) -> bool {
-        let successor = self.streams[life.stream]
-            .queue
-            .get(1)
-            .and_then(|next| self.lives.get(next));
+        let successor =
+            self.streams[life.stream].queue.get(1).and_then(|next| self.lives.get(next));
         successor.is_some_and(|next| Stat::of(&next.file).is_ok_and(|stat| stat.size > 0))
     }
 
@@ -445,10 +447,7 @@ impl<'a> Hub<'a> {
     }
 
     fn set_phase(&mut self, source: SourceId, phase: Phase) {
-        self.lives
-            .get_mut(&source)
-            .expect("the life had its turn")
-            .phase = phase;
+        self.lives.get_mut(&source).expect("the life had its turn").phase = phase;
     }
 
     /// Takes a life off its stream's queue and begins to read the next.
@@ -470,9 +469,7 @@ impl<'a> Hub<'a> {
         timestamp_ms: i64,
         now: Instant,
     ) -> bool {
-        let slot = self.streams[life.stream]
-            .slot
-            .expect("only streams with a partition are read");
+        let slot = self.streams[life.stream].slot.expect("only streams with a partition are read");
         let (mut n_events, mut n_lines, mut has_room) = (0, 0, true);
         while let Some(event) = life.events.peek(&input.multiline) {
             if life.origin.is_none() {
@@ -487,13 +484,7 @@ impl<'a> Hub<'a> {
             }
             let batch = &mut self.open[slot];
             batch.since.get_or_insert(now);
-            origin.encode(
-                timestamp_ms,
-                &event,
-                content,
-                &mut self.scratch,
-                &mut batch.records,
-            );
+            origin.encode(timestamp_ms, &event, content, &mut self.scratch, &mut batch.records);
             batch.cover(life.source, event.start, event.end);
             if event.cut > 0 {
                 self.counters.events_cut.add(1);
@@ -515,12 +506,7 @@ impl<'a> Hub<'a> {
             .file_id
             .get_or_insert_with(|| fingerprint::file_id(&life.stat, life.number, content));
         let path = stream.path.as_os_str().as_bytes();
-        life.origin = Some(Origin::new(
-            &self.config.host,
-            path,
-            file_id,
-            &stream.input.fields,
-        ));
+        life.origin = Some(Origin::new(&self.config.host, path, file_id, &stream.input.fields));
     }
 
     // ---- batches ----
@@ -554,13 +540,7 @@ impl<'a> Hub<'a> {
     /// `false` if that cannot be.
     fn bound_open_batches(&mut self) -> bool {
         let bytes_max = self.config.batch.in_flight_max * self.config.batch.bytes_max;
-        while self
-            .open
-            .iter()
-            .map(|open| open.records.len())
-            .sum::<usize>()
-            > bytes_max
-        {
+        while self.open.iter().map(|open| open.records.len()).sum::<usize>() > bytes_max {
             let largest = (0..self.open.len()).max_by_key(|&slot| self.open[slot].records.len());
             if !self.seal(largest.expect("their sum is not zero")) {
                 return false;
@@ -573,9 +553,7 @@ impl<'a> Hub<'a> {
     fn seal_lingering(&mut self, now: Instant) {
         let linger = self.config.batch.linger;
         for slot in 0..self.open.len() {
-            let is_due = self.open[slot]
-                .since
-                .is_some_and(|since| now >= since + linger);
+            let is_due = self.open[slot].since.is_some_and(|since| now >= since + linger);
             if is_due && !self.seal(slot) {
                 return;
             }
@@ -584,10 +562,7 @@ impl<'a> Hub<'a> {
 
     fn on_delivery(&mut self, delivery: Delivery) -> Result<(), Error> {
         match delivery {
-            Delivery::Topic {
-                topic,
-                n_partitions,
-            } => self.on_topic(&topic, n_partitions),
+            Delivery::Topic { topic, n_partitions } => self.on_topic(&topic, n_partitions),
             Delivery::Recycled(mut records) => {
                 records.clear();
                 self.spare.push(records);
@@ -607,12 +582,8 @@ impl<'a> Hub<'a> {
         self.ledger.settle(&receipt.spans);
         self.dirty = true;
         self.counters.records_rejected.add(n_rejected);
-        self.counters
-            .records_acked
-            .add(u64::from(receipt.n_records) - n_rejected);
-        self.counters
-            .bytes_acked
-            .add(receipt.spans.iter().map(|span| span.end - span.start).sum());
+        self.counters.records_acked.add(u64::from(receipt.n_records) - n_rejected);
+        self.counters.bytes_acked.add(receipt.spans.iter().map(|span| span.end - span.start).sum());
         self.counters.batches_acked.add(1);
         for span in &receipt.spans {
             self.close_if_settled(span.source);
@@ -677,7 +648,8 @@ impl<'a> Hub<'a> {
         for (path, reason) in &scan.refused {
             self.warn_once(path, reason);
         }
-        let mut arrivals: HashMap<usize, Vec<Found>> = HashMap::new();
+        // By stream in the order of their first sight: a file of two names belongs to the first.
+        let mut arrivals: BTreeMap<usize, Vec<Found>> = BTreeMap::new();
         self.by_name.clear();
         for found in scan.found {
             if self.is_known(&found) {
@@ -695,20 +667,16 @@ impl<'a> Hub<'a> {
             let path = &self.streams[stream].path;
             found.sort_by_cached_key(|found| {
                 let is_current = found.path == *path;
-                (
-                    is_current,
-                    found.stat.mtime_ns,
-                    found.stat.btime_ns,
-                    found.path.clone(),
-                )
+                (is_current, found.stat.mtime_ns, found.stat.btime_ns, found.path.clone())
             });
             found.dedup_by_key(|found| found.stat.inode);
             for found in found {
                 self.add_file(stream, found, first);
             }
         }
+        self.note_absent();
         if !scan.incomplete {
-            self.note_absent();
+            self.forget_absent();
         }
         self.look_at_open_files();
     }
@@ -751,10 +719,7 @@ impl<'a> Hub<'a> {
         }
         let input = Arc::clone(&self.inputs[input]);
         let topic: Arc<str> = input.topic.as_str().into();
-        let newest = self
-            .restored
-            .iter()
-            .filter(|entry| PathBuf::from(&entry.path) == path);
+        let newest = self.restored.iter().filter(|entry| PathBuf::from(&entry.path) == path);
         self.streams.push(Stream {
             path: path.to_path_buf(),
             input,
@@ -780,12 +745,9 @@ impl<'a> Hub<'a> {
 
     /// Finds what the registry knows under names that no input matches: files that were renamed
     /// while the shipper was stopped.
-    fn find_restored(&mut self, arrivals: &mut HashMap<usize, Vec<Found>>) {
-        let mut paths: Vec<PathBuf> = self
-            .restored
-            .iter()
-            .map(|entry| PathBuf::from(&entry.path))
-            .collect();
+    fn find_restored(&mut self, arrivals: &mut BTreeMap<usize, Vec<Found>>) {
+        let mut paths: Vec<PathBuf> =
+            self.restored.iter().map(|entry| PathBuf::from(&entry.path)).collect();
         paths.sort();
         paths.dedup();
         for path in paths {
@@ -797,22 +759,15 @@ impl<'a> Hub<'a> {
             };
             let stream = self.stream_for(&path, input);
             let found = arrivals.entry(stream).or_default();
-            let entries: Vec<&Entry> = self
-                .restored
-                .iter()
-                .filter(|entry| PathBuf::from(&entry.path) == path)
-                .collect();
+            let entries: Vec<&Entry> =
+                self.restored.iter().filter(|entry| PathBuf::from(&entry.path) == path).collect();
             for (name, stat) in neighbours {
                 let is_entry = |entry: &&Entry| {
                     entry.inode.ino == stat.inode.ino && entry.btime_ns == stat.btime_ns
                 };
                 let is_new = found.iter().all(|found| found.stat.inode != stat.inode);
                 if is_new && entries.iter().any(is_entry) {
-                    found.push(Found {
-                        path: name,
-                        input,
-                        stat,
-                    });
+                    found.push(Found { path: name, input, stat });
                 }
             }
         }
@@ -851,11 +806,7 @@ impl<'a> Hub<'a> {
                 && stat.mtime_ns >= newest
                 && !discover::is_excluded(&name, &input.exclude)
             {
-                found.push(Found {
-                    path: name,
-                    input: 0,
-                    stat,
-                });
+                found.push(Found { path: name, input: 0, stat });
             }
         }
     }
@@ -867,57 +818,66 @@ impl<'a> Hub<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.warn_once(&found.path, &error.to_string()),
         };
+        if stat.inode != found.stat.inode {
+            // Renamed since it was found: only another look tells what became of either file.
+            self.scan_due = self.scan_due.min(Instant::now() + SCAN_PAUSE);
+            return;
+        }
         if self.by_inode.contains_key(&stat.inode) {
             return;
         }
         self.refused.remove(&found.path);
         let known = self.take_entry(&stat);
-        let mut begin = Begin {
-            offset: 0,
-            number: 0,
-            file_id: None,
-            late: false,
-        };
+        let mut begin = Begin { offset: 0, number: 0, file_id: None, late: false };
         match known.as_ref().map(|entry| compare(entry, &file, &stat)) {
             Some(Ok(Identity::Same)) => {
                 let entry = known.expect("compared");
                 if entry.done && entry.offset == stat.size {
-                    let entry = Entry {
-                        name: found.path.as_path().into(),
-                        ..entry
-                    };
+                    let entry = Entry { name: found.path.as_path().into(), ..entry };
                     self.remember(stream, entry, stat.inode, self.n_scans);
                     return;
                 }
-                log::info!(
-                    "file resumed: name={} offset={}",
-                    found.path.display(),
-                    entry.offset
-                );
+                log::info!("file resumed: name={} offset={}", found.path.display(), entry.offset);
                 begin.offset = entry.offset;
                 begin.number = entry.life;
                 begin.file_id = entry.file_id;
-                begin.late = entry.done;
+                // Back under its path it is the current file, not a late one.
+                begin.late = entry.done && found.path != self.streams[stream].path;
             }
             Some(Ok(Identity::NewLife)) => {
                 let entry = known.expect("compared");
                 self.log_truncated(&found.path, entry.offset, stat.size);
                 begin.number = entry.life + 1;
             }
-            Some(Err(error)) => return self.warn_once(&found.path, &error.to_string()),
+            Some(Err(error)) => {
+                // What is known must outlive the error, or the file would be repeated whole.
+                self.restored.extend(known);
+                return self.warn_once(&found.path, &error.to_string());
+            }
             Some(Ok(Identity::Other)) | None => {
+                if self.lives.len() >= self.files_max {
+                    return self.say_limited();
+                }
                 let input = &self.streams[stream].input;
                 if first && input.start_at == StartAt::End && !self.had_registry {
                     begin.offset = stat.size;
                 }
-                log::info!(
-                    "file found: name={} offset={}",
-                    found.path.display(),
-                    begin.offset
-                );
+                log::info!("file found: name={} offset={}", found.path.display(), begin.offset);
             }
         }
         self.open_life(stream, found.path, file, stat, begin);
+    }
+
+    /// Warns, once, that new files wait until others are finished.
+    fn say_limited(&mut self) {
+        if !self.is_limited {
+            self.is_limited = true;
+            log::warn!(
+                "{} files are open, as many as may be: the others wait until some are finished; \
+                 raise the limit of open files (LimitNOFILE)",
+                self.files_max
+            );
+        }
     }
 
     /// Returns, and forgets, what is remembered of a file.
@@ -949,6 +909,9 @@ impl<'a> Hub<'a> {
         };
         self.by_inode.insert(stat.inode, source);
         self.by_name.insert(name.clone(), source);
+        let n_last = begin.offset.min(GUARD_BYTES_MAX as u64);
+        // Without them a later overwriting is noticed only where the file gets shorter.
+        let last_bytes = read_range(&file, begin.offset - n_last, n_last).unwrap_or_default();
         let life = Life {
             source,
             stream,
@@ -962,7 +925,7 @@ impl<'a> Hub<'a> {
             file_id: begin.file_id,
             origin: None,
             at_end: false,
-            last_bytes: Vec::new(),
+            last_bytes,
             successor_seen: false,
             replaced: false,
             grown_at: Instant::now(),
@@ -994,16 +957,8 @@ impl<'a> Hub<'a> {
         let size = Stat::of(&old.file).map_or(0, |stat| stat.size);
         self.log_truncated(&old.name, old.events.read_offset(), size);
         let stream = old.stream;
-        let at = self.streams[stream]
-            .queue
-            .iter()
-            .position(|queued| *queued == source);
-        let begin = Begin {
-            offset: 0,
-            number: old.number + 1,
-            file_id: None,
-            late: at.is_none(),
-        };
+        let at = self.streams[stream].queue.iter().position(|queued| *queued == source);
+        let begin = Begin { offset: 0, number: old.number + 1, file_id: None, late: at.is_none() };
         let seen_in_scan = old.seen_in_scan;
         self.open_life(stream, old.name, old.file, old.stat, begin);
         if let Some(at) = at {
@@ -1041,7 +996,7 @@ impl<'a> Hub<'a> {
     /// Marks lives whose name is gone: renamed to one that no input matches, or deleted.
     fn note_absent(&mut self) {
         for life in self.lives.values_mut() {
-            if life.seen_in_scan == self.n_scans || life.rotated {
+            if life.seen_in_scan == self.n_scans || life.rotated || life.has_its_name() {
                 continue;
             }
             life.rotated = true;
@@ -1053,10 +1008,14 @@ impl<'a> Hub<'a> {
                 life.events.read_offset()
             );
         }
+    }
+
+    /// Forgets finished files that an input matched and that are gone.
+    fn forget_absent(&mut self) {
         let n_scans = self.n_scans;
         let n_before = self.finished.len();
         self.finished
-            .retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan == n_scans);
+            .retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan + ABSENT_SCANS > n_scans);
         self.dirty |= self.finished.len() != n_before;
     }
 
@@ -1080,7 +1039,7 @@ impl<'a> Hub<'a> {
         }
     }
 
-    fn watch_folders(&mut self, arrivals: &HashMap<usize, Vec<Found>>) {
+    fn watch_folders(&mut self, arrivals: &BTreeMap<usize, Vec<Found>>) {
         if self.n_scans == 1 {
             let patterns = self.config.input.iter().flat_map(|input| &input.paths);
             for folder in patterns.filter_map(|pattern| discover::folder_of(pattern)) {
@@ -1136,10 +1095,7 @@ impl<'a> Hub<'a> {
         self.by_inode.remove(&life.stat.inode);
         self.counters.files_finished.add(1);
         self.dirty = true;
-        log::info!(
-            "file finished: name={} offset={offset}",
-            life.name.display()
-        );
+        log::info!("file finished: name={} offset={offset}", life.name.display());
         life.stat = Stat::of(&life.file).unwrap_or(life.stat);
         let stream = &mut self.streams[life.stream];
         stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(life.stat.mtime_ns));
@@ -1147,11 +1103,7 @@ impl<'a> Hub<'a> {
             let mut entry = life.entry(&stream.path, offset);
             entry.done = true;
             // Not matched by the last scan: no input's pattern leads to it any more.
-            let seen = if life.seen_in_scan == self.n_scans {
-                self.n_scans
-            } else {
-                0
-            };
+            let seen = if life.seen_in_scan == self.n_scans { self.n_scans } else { 0 };
             self.remember(life.stream, entry, life.stat.inode, seen);
         }
     }
@@ -1159,21 +1111,11 @@ impl<'a> Hub<'a> {
     fn remember(&mut self, stream: usize, entry: Entry, inode: Inode, seen_in_scan: u64) {
         let stream = &mut self.streams[stream];
         stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(entry.mtime_ns));
-        self.finished.insert(
-            inode,
-            Finished {
-                entry,
-                seen_in_scan,
-            },
-        );
+        self.finished.insert(inode, Finished { entry, seen_in_scan });
         stream.finished.push_back(inode);
         while stream.finished.len() > FINISHED_KEPT {
             let oldest = stream.finished.pop_front().expect("longer than its limit");
-            if self
-                .finished
-                .get(&oldest)
-                .is_some_and(|file| file.seen_in_scan == 0)
-            {
+            if self.finished.get(&oldest).is_some_and(|file| file.seen_in_scan == 0) {
                 self.finished.remove(&oldest);
             }
         }
@@ -1230,10 +1172,7 @@ impl<'a> Hub<'a> {
     fn next_deadline(&self) -> Instant {
         let linger = self.config.batch.linger;
         let has_room = self.under_way < self.config.batch.in_flight_max;
-        let batches = self
-            .open
-            .iter()
-            .filter_map(|open| open.since.filter(|_| has_room));
+        let batches = self.open.iter().filter_map(|open| open.since.filter(|_| has_room));
         let save = (self.dirty && !self.saving).then_some(self.save_due);
         let timer = self.timers.first().map(|(deadline, _)| *deadline);
         let others = batches.map(|since| since + linger).chain(save).chain(timer);
@@ -1252,10 +1191,7 @@ impl<'a> Hub<'a> {
         self.dirty = false;
         self.saving = true;
         let entries = self.entries();
-        self.saver
-            .entries
-            .send(entries)
-            .expect("the registry's thread lives as long as the hub");
+        self.saver.entries.send(entries).expect("the registry's thread lives as long as the hub");
     }
 
     fn on_saved(&mut self, result: Result<io::Result<()>, crossbeam_channel::RecvError>) {
@@ -1288,10 +1224,7 @@ impl<'a> Hub<'a> {
         let finished = self.finished.values().map(|finished| &finished.entry);
         let mut entries: Vec<Entry> = finished.chain(&self.restored).cloned().collect();
         for life in self.lives.values_mut() {
-            let offset = self
-                .ledger
-                .settled(life.source)
-                .expect("open while the life is");
+            let offset = self.ledger.settled(life.source).expect("open while the life is");
             entries.push(life.entry(&self.streams[life.stream].path, offset));
         }
         entries
@@ -1332,15 +1265,26 @@ impl<'a> Hub<'a> {
     }
 
     fn unfinished(&self) -> Error {
-        let open: u64 = self
-            .open
-            .iter()
-            .map(|open| u64::from(open.records.count()))
-            .sum();
-        Error::Unfinished {
-            n_records: self.records_under_way + open,
+        let open: u64 = self.open.iter().map(|open| u64::from(open.records.count())).sum();
+        Error::Unfinished { n_records: self.records_under_way + open }
+    }
+}
+
+/// Raises the process's limit of open files as far as it may, and returns how many of them may be
+/// logs: a backlog that took them all would leave none for the broker and the registry, and
+/// nothing could ever be finished.
+fn files_max() -> usize {
+    /// Connections, folders, the registry, notices.
+    const OTHERS: u64 = 128;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if setrlimit(Resource::Nofile, raised.clone()).is_ok() {
+            limit = raised;
         }
     }
+    let n = limit.current.unwrap_or(u64::MAX);
+    usize::try_from(n - OTHERS.min(n / 2)).unwrap_or(usize::MAX)
 }
 
 /// Where and as what a life begins.
@@ -1368,11 +1312,7 @@ fn compare(entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
     let guard_start = entry.offset - u64::from(entry.guard.len);
     let is_same =
         stat.size >= entry.offset && head_matches && entry.guard.matches(file, guard_start)?;
-    Ok(if is_same {
-        Identity::Same
-    } else {
-        Identity::NewLife
-    })
+    Ok(if is_same { Identity::Same } else { Identity::NewLife })
 }
 
 /// Tells whether a file is known to be gone: its folder can be read and holds no such file.
@@ -1390,7 +1330,24 @@ enum Look {
 }
 
 impl Life {
-    /// Looks whether a file that was read to its end has changed.
+    /// Keeps the last of the bytes that were read, `n` of them just now.
+    fn remember_last(&mut self, n: usize) {
+        let fresh = self.events.fresh_bytes(n.min(GUARD_BYTES_MAX));
+        let n_old = self.last_bytes.len().min(GUARD_BYTES_MAX - fresh.len());
+        self.last_bytes.drain(..self.last_bytes.len() - n_old);
+        self.last_bytes.extend_from_slice(fresh);
+    }
+
+    /// Tells whether its name still leads to it, as far as can be known: a folder that cannot be
+    /// read does not make its files gone, nor does it keep those of others.
+    fn has_its_name(&self) -> bool {
+        match fs::symlink_metadata(&self.name) {
+            Ok(metadata) => Stat::from(&metadata).inode == self.stat.inode,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Looks whether a file has changed behind what was read of it.
     fn look(&mut self) -> io::Result<Look> {
         let now = Stat::of(&self.file)?;
         let before = std::mem::replace(&mut self.stat, now);
@@ -1405,11 +1362,7 @@ impl Life {
         if n_last > 0 && read_range(&self.file, read_offset - n_last, n_last)? != self.last_bytes {
             return Ok(Look::Replaced);
         }
-        Ok(if now.size > read_offset {
-            Look::Grown
-        } else {
-            Look::Same
-        })
+        Ok(if now.size > read_offset { Look::Grown } else { Look::Same })
     }
 
     /// Returns what is to be remembered, with `offset` as the end of settled ground.
@@ -1453,12 +1406,7 @@ impl OpenBatch {
     /// Extends the ground of a source by the bytes that follow what is covered.
     fn cover(&mut self, source: SourceId, start: u64, end: u64) {
         // The last span is nearly always the one: a file gives many events in its turn.
-        match self
-            .spans
-            .iter_mut()
-            .rev()
-            .find(|span| span.source == source)
-        {
+        match self.spans.iter_mut().rev().find(|span| span.source == source) {
             Some(span) => span.end = end,
             None => self.spans.push(Span::new(source, start, end)),
         }
@@ -1466,7 +1414,5 @@ impl OpenBatch {
 }
 
 fn unix_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |age| age.as_millis() as i64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
 }

@@ -95,20 +95,13 @@ struct Written {
 
 impl Demo {
     fn start(folder: &Path) -> Result<Demo, Error> {
-        let problem = |error| Error::Kafka {
-            problem: format!("cannot start the broker: {error}"),
-        };
+        let problem = |error| Error::Kafka { problem: format!("cannot start the broker: {error}") };
         let cluster = MockCluster::new(1).map_err(problem)?;
-        cluster
-            .create_topic(TOPIC, N_PARTITIONS, 1)
-            .map_err(problem)?;
+        cluster.create_topic(TOPIC, N_PARTITIONS, 1).map_err(problem)?;
         cluster.create_topic(ERROR_TOPIC, 1, 1).map_err(problem)?;
         let bootstrap_servers = cluster.bootstrap_servers();
         let config = config(folder, &bootstrap_servers)?;
-        let (tail, index) = (
-            Arc::new(TailCounters::default()),
-            Arc::new(IndexCounters::default()),
-        );
+        let (tail, index) = (Arc::new(TailCounters::default()), Arc::new(IndexCounters::default()));
 
         let (counters, tail_config) = (Arc::clone(&tail), config.clone());
         let tail_walk = Walk::start("tail", move |stop| tail::run(&tail_config, &counters, stop))?;
@@ -160,9 +153,7 @@ impl Demo {
                 let name = rotated_name("server.log");
                 fs::rename(&path, logs.join(&name)).map_err(write_failed)?;
                 file = File::create(&path).map_err(write_failed)?;
-                self.screen.say(&format!(
-                    "rotated: server.log is now {name}, a new one began"
-                ));
+                self.screen.say(&format!("rotated: server.log is now {name}, a new one began"));
             }
             thread::sleep(STEP_PAUSE);
             self.keep_up()?;
@@ -176,11 +167,8 @@ impl Demo {
     fn copy_files(&mut self, files: &[PathBuf], logs: &Path) -> Result<Written, Error> {
         let mut written = Written::default();
         for (number, path) in files.iter().enumerate() {
-            let context = |source: io::Error| Error::State {
-                attempt: "ship",
-                path: path.clone(),
-                source,
-            };
+            let context =
+                |source: io::Error| Error::State { attempt: "ship", path: path.clone(), source };
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             // Numbered, for files of one name may come from several folders.
             let mut to = OpenOptions::new()
@@ -244,10 +232,8 @@ impl Demo {
                 (n_ended, moved_at) = (self.progress(), Instant::now());
             }
             if moved_at.elapsed() > PATIENCE {
-                let problem = format!(
-                    "nothing moved for {PATIENCE:?}: {} {}",
-                    self.tail, self.index
-                );
+                let problem =
+                    format!("nothing moved for {PATIENCE:?}: {} {}", self.tail, self.index);
                 return Err(Error::Kafka { problem });
             }
             thread::sleep(Duration::from_millis(10));
@@ -266,66 +252,21 @@ impl Demo {
         let (n_documents, document) = self.documents()?;
         let (tail, index) = (&self.tail, &self.index);
         let rows = [
-            (
-                "bytes read",
-                "bytes written",
-                tail.bytes_read.get(),
-                written.bytes,
-            ),
-            (
-                "bytes acknowledged",
-                "bytes written",
-                tail.bytes_acked.get(),
-                written.bytes,
-            ),
-            (
-                "lines read",
-                "lines written",
-                tail.lines_read.get(),
-                written.lines,
-            ),
-            (
-                "records acknowledged",
-                "events written",
-                tail.records_acked.get(),
-                written.events,
-            ),
-            (
-                "records in the topic",
-                "events written",
-                n_topic,
-                written.events,
-            ),
-            (
-                "records consumed",
-                "records in the topic",
-                index.consumed.get(),
-                n_topic,
-            ),
-            (
-                "records ended",
-                "records consumed",
-                index.n_ended(),
-                index.consumed.get(),
-            ),
-            (
-                "errors sent",
-                "records in the error topic",
-                index.error_topic.get(),
-                n_errors,
-            ),
+            ("bytes read", "bytes written", tail.bytes_read.get(), written.bytes),
+            ("bytes acknowledged", "bytes written", tail.bytes_acked.get(), written.bytes),
+            ("lines read", "lines written", tail.lines_read.get(), written.lines),
+            ("records acknowledged", "events written", tail.records_acked.get(), written.events),
+            ("records in the topic", "events written", n_topic, written.events),
+            ("records consumed", "records in the topic", index.consumed.get(), n_topic),
+            ("records ended", "records consumed", index.n_ended(), index.consumed.get()),
+            ("errors sent", "records in the error topic", index.error_topic.get(), n_errors),
             (
                 "records in the error topic",
                 "errors written",
                 n_errors,
                 written.errors.unwrap_or(n_errors),
             ),
-            (
-                "documents on disk",
-                "events - errors",
-                n_documents,
-                written.events - n_errors,
-            ),
+            ("documents on disk", "events - errors", n_documents, written.events - n_errors),
         ];
         println!("{:<28} {:>12}   {:<28} {:>12}", "counted", "", "to be", "");
         let mut n_wrong = 0;
@@ -342,9 +283,7 @@ impl Demo {
             println!("\nOne document:\n{document}");
         }
         if n_wrong > 0 {
-            return Err(Error::Kafka {
-                problem: format!("{n_wrong} counts do not reconcile"),
-            });
+            return Err(Error::Kafka { problem: format!("{n_wrong} counts do not reconcile") });
         }
         println!("\nAll counts reconcile.");
         Ok(())
@@ -355,11 +294,7 @@ impl Demo {
         let read_failed = |source| failed("read the documents", source);
         let (mut n_documents, mut one) = (0, None);
         for partition in 0..N_PARTITIONS {
-            let folder = self
-                .folder
-                .join("documents")
-                .join(TOPIC)
-                .join(partition.to_string());
+            let folder = self.folder.join("documents").join(TOPIC).join(partition.to_string());
             if !folder.exists() {
                 continue;
             }
@@ -389,9 +324,7 @@ impl Walk {
 
     fn stop(self) -> Result<(), Error> {
         drop(self.stop);
-        let died = || Error::Kafka {
-            problem: format!("the {} walk died", self.name),
-        };
+        let died = || Error::Kafka { problem: format!("the {} walk died", self.name) };
         self.thread.join().map_err(|_| died())?
     }
 }
@@ -437,10 +370,7 @@ struct Screen {
 
 impl Screen {
     fn new() -> Screen {
-        Screen {
-            is_terminal: io::stderr().is_terminal(),
-            shown_at: None,
-        }
+        Screen { is_terminal: io::stderr().is_terminal(), shown_at: None }
     }
 
     fn progress(&mut self, tail: &TailCounters, index: &IndexCounters) {
@@ -492,9 +422,7 @@ impl TopicReader {
     fn count(&self, topic: &str, n_partitions: i32) -> Result<u64, Error> {
         let mut n_records = 0;
         for partition in 0..n_partitions {
-            let watermarks = self
-                .consumer
-                .fetch_watermarks(topic, partition, Self::TIMEOUT);
+            let watermarks = self.consumer.fetch_watermarks(topic, partition, Self::TIMEOUT);
             n_records += watermarks.map_err(cannot_read)?.1 as u64;
         }
         Ok(n_records)
@@ -502,15 +430,12 @@ impl TopicReader {
 
     fn print_first(&self, topic: &str) -> Result<(), Error> {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, 0, Offset::Beginning)
-            .map_err(cannot_read)?;
+        list.add_partition_offset(topic, 0, Offset::Beginning).map_err(cannot_read)?;
         self.consumer.assign(&list).map_err(cannot_read)?;
         let message = match self.consumer.poll(Self::TIMEOUT) {
             Some(message) => message.map_err(cannot_read)?,
             None => {
-                return Err(Error::Kafka {
-                    problem: "the error topic gives nothing".into(),
-                });
+                return Err(Error::Kafka { problem: "the error topic gives nothing".into() });
             }
         };
         println!("key: {}", text(message.key()));
@@ -523,24 +448,18 @@ impl TopicReader {
 }
 
 fn cannot_read(error: rdkafka::error::KafkaError) -> Error {
-    Error::Kafka {
-        problem: format!("cannot read a topic back: {error}"),
-    }
+    Error::Kafka { problem: format!("cannot read a topic back: {error}") }
 }
 
 /// Log bytes are data: control characters but line ends and tabs do not reach the terminal.
 fn text(bytes: Option<&[u8]>) -> String {
     let text = String::from_utf8_lossy(bytes.unwrap_or_default());
-    text.chars()
-        .filter(|char| !char.is_control() || matches!(char, '\n' | '\t'))
-        .collect()
+    text.chars().filter(|char| !char.is_control() || matches!(char, '\n' | '\t')).collect()
 }
 
 fn pretty(line: &str) -> String {
     let value = serde_json::from_str::<serde_json::Value>(line);
-    value
-        .and_then(|value| serde_json::to_string_pretty(&value))
-        .unwrap_or_else(|_| line.into())
+    value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| line.into())
 }
 
 fn failed(attempt: &'static str, source: io::Error) -> Error {
@@ -550,10 +469,8 @@ fn failed(attempt: &'static str, source: io::Error) -> Error {
 /// The configuration of both walks, such as an operator would write it.
 fn config(folder: &Path, bootstrap_servers: &str) -> Result<Config, Error> {
     let folder = folder.display();
-    let servers: Vec<String> = bootstrap_servers
-        .split(',')
-        .map(|server| format!("{server:?}"))
-        .collect();
+    let servers: Vec<String> =
+        bootstrap_servers.split(',').map(|server| format!("{server:?}")).collect();
     let text = format!(
         "state_dir = \"{folder}/state\"\n\
          [kafka]\nbootstrap_servers = [{}]\n\
@@ -563,7 +480,6 @@ fn config(folder: &Path, bootstrap_servers: &str) -> Result<Config, Error> {
          [archive]\ndir = \"{folder}/documents\"\n",
         servers.join(", ")
     );
-    Config::parse(&text, Path::new("demo.toml")).map_err(|problems| Error::Config {
-        problems: problems.to_string(),
-    })
+    Config::parse(&text, Path::new("demo.toml"))
+        .map_err(|problems| Error::Config { problems: problems.to_string() })
 }

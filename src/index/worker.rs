@@ -72,21 +72,13 @@ impl IndexBatch {
     /// Takes over a record of another batch.
     pub fn copy(&mut self, record: &RecordRef<'_>, ground: &Ground, offset: u64) {
         let source = ground.span.source;
-        let known = self
-            .ground
-            .iter()
-            .position(|known| known.span.source == source);
+        let known = self.ground.iter().position(|known| known.span.source == source);
         let at = known.unwrap_or_else(|| {
             self.ground.push(ground.clone());
             self.ground.len() - 1
         });
-        let headers = Headers {
-            count: record.n_headers,
-            fixed: record.header_bytes,
-            varying: &[],
-        };
-        self.records
-            .push(record.timestamp_ms, record.key, record.value, headers);
+        let headers = Headers { count: record.n_headers, fixed: record.header_bytes, varying: &[] };
+        self.records.push(record.timestamp_ms, record.key, record.value, headers);
         self.offsets.push((at as u32, offset));
     }
 }
@@ -177,9 +169,7 @@ impl Worker {
         let elasticsearch = config.elasticsearch.as_ref();
         let bulk = elasticsearch.map(Bulk::new).transpose();
         let bulk = bulk.map_err(|error| wrong(format!("elasticsearch: {error}")))?;
-        let index_name = elasticsearch
-            .map(|config| IndexName::new(&config.index))
-            .transpose();
+        let index_name = elasticsearch.map(|config| IndexName::new(&config.index)).transpose();
         let index_name =
             index_name.map_err(|error| wrong(format!("elasticsearch.index: {error}")))?;
         let (replies, deliveries) = unbounded();
@@ -225,22 +215,15 @@ impl Worker {
             }
             Err(Stop::Failed(error)) => Err(error),
         };
-        IndexReceipt {
-            batch,
-            settled,
-            commit_now,
-        }
+        IndexReceipt { batch, settled, commit_now }
     }
 
     fn deliver(&mut self, batch: &IndexBatch, commit_now: &mut bool) -> Result<(), Stop> {
         self.sort(batch);
         let stored = self.archive(batch)?;
         self.bulk()?;
-        let records: Vec<RecordRef<'_>> = if self.needs_topics() {
-            batch.records.iter().collect()
-        } else {
-            Vec::new()
-        };
+        let records: Vec<RecordRef<'_>> =
+            if self.needs_topics() { batch.records.iter().collect() } else { Vec::new() };
         let errors = self.send_errors(batch, &records)?;
         let dead_letters = self.send_dead_letters(batch, &records)?;
         *commit_now = errors.n_acked + dead_letters.n_acked > 0;
@@ -257,11 +240,7 @@ impl Worker {
                 Outcome::Rejected(_) => {}
             }
         }
-        let Sorted {
-            dropped,
-            n_errors_also,
-            ..
-        } = &self.sorted;
+        let Sorted { dropped, n_errors_also, .. } = &self.sorted;
         let counters = &self.counters;
         counters.indexed.add(indexed);
         counters.duplicates.add(duplicates);
@@ -270,14 +249,8 @@ impl Worker {
         counters.error_topic.add(errors.n_acked);
         counters.error_topic_also.add(*n_errors_also);
         counters.dead_letter.add(dead_letters.n_acked);
-        counters
-            .rejected
-            .add(errors.n_rejected + dead_letters.n_rejected);
-        counters.drop_by_routes(
-            dropped
-                .iter()
-                .map(|route| self.router.names()[*route].as_str()),
-        );
+        counters.rejected.add(errors.n_rejected + dead_letters.n_rejected);
+        counters.drop_by_routes(dropped.iter().map(|route| self.router.names()[*route].as_str()));
     }
 
     /// Reads each record, decides where it goes, and writes its document.
@@ -286,20 +259,14 @@ impl Worker {
         let mut headers: Vec<Header<'_>> = Vec::new();
         for (at, (record, (ground, offset))) in batch.records.iter().zip(&batch.offsets).enumerate()
         {
-            let Ground {
-                topic, partition, ..
-            } = &batch.ground[*ground as usize];
+            let Ground { topic, partition, .. } = &batch.ground[*ground as usize];
             headers.clear();
             headers.extend(record.headers());
             let time = record.timestamp_ms;
             let origin = Origin::new(topic, *partition, *offset as i64, time, &headers);
             let event = Event::from_value(record.value);
             let parsed = kafka_log::parse(&event.text, &mut self.times);
-            let fields = Fields {
-                event: &event,
-                parsed: &parsed,
-                origin: &origin,
-            };
+            let fields = Fields { event: &event, parsed: &parsed, origin: &origin };
             let routed = self.router.route(&fields);
 
             let sorted = &mut self.sorted;
@@ -308,10 +275,7 @@ impl Worker {
                 self.id.clear();
                 self.name.clear();
                 origin.write_id(&mut self.id);
-                let name = self
-                    .index_name
-                    .as_mut()
-                    .expect("checked: index needs [elasticsearch]");
+                let name = self.index_name.as_mut().expect("checked: index needs [elasticsearch]");
                 name.write(&mut self.name, time);
                 let name = std::str::from_utf8(&self.name).expect("patterns are text");
                 let id = String::from_utf8_lossy(&self.id);
@@ -334,31 +298,20 @@ impl Worker {
 
     /// Puts documents on disk; a disk that refuses is waited for.
     fn archive(&mut self, batch: &IndexBatch) -> Result<Stored, Stop> {
-        let Sorted {
-            archived,
-            archive_bytes,
-            ..
-        } = &self.sorted;
+        let Sorted { archived, archive_bytes, .. } = &self.sorted;
         let (mut sum, mut is_failing) = (Stored::default(), false);
         let Some(archive) = &mut self.archive else {
             return Ok(sum);
         };
         for (at, ground) in batch.ground.iter().enumerate() {
-            let documents = archived
-                .iter()
-                .enumerate()
-                .filter_map(|(n, (record, end))| {
-                    let (of, offset) = batch.offsets[*record];
-                    let start = if n == 0 { 0 } else { archived[n - 1].1 };
-                    (of as usize == at).then(|| (offset, &archive_bytes[start..*end]))
-                });
+            let documents = archived.iter().enumerate().filter_map(|(n, (record, end))| {
+                let (of, offset) = batch.offsets[*record];
+                let start = if n == 0 { 0 } else { archived[n - 1].1 };
+                (of as usize == at).then(|| (offset, &archive_bytes[start..*end]))
+            });
             loop {
-                match archive.store(
-                    &ground.topic,
-                    ground.partition,
-                    ground.span,
-                    documents.clone(),
-                ) {
+                match archive.store(&ground.topic, ground.partition, ground.span, documents.clone())
+                {
                     Ok(stored) => {
                         sum.written += stored.written;
                         sum.duplicates += stored.duplicates;
@@ -393,12 +346,8 @@ impl Worker {
         bulk.deliver(&self.sorted.body, &mut self.outcomes, &mut |_| {});
         let after = bulk.counters();
         let n_retried = |counters: &BulkCounters| counters.retried.values().sum::<u64>();
-        self.counters
-            .bulk_requests
-            .add(after.requests - before.requests);
-        self.counters
-            .bulk_items_retried
-            .add(n_retried(after) - n_retried(&before));
+        self.counters.bulk_requests.add(after.requests - before.requests);
+        self.counters.bulk_items_retried.add(n_retried(after) - n_retried(&before));
         if self.outcomes.iter().any(Option::is_none) {
             return Err(Stop::GivenUp);
         }
@@ -415,10 +364,7 @@ impl Worker {
         if self.sorted.errors.is_empty() {
             return Ok(Sent::default());
         }
-        let topic = self
-            .error_topic
-            .clone()
-            .expect("checked: routes there need error_topic");
+        let topic = self.error_topic.clone().expect("checked: routes there need error_topic");
         let errors = std::mem::take(&mut self.sorted.errors);
         let names = self.router.names().to_vec();
         let added = errors.iter().map(|(at, route)| {
@@ -446,10 +392,7 @@ impl Worker {
             return Ok(Sent::default());
         };
         let topic = Arc::clone(&self.dead_letter_topic);
-        log::warn!(
-            "{} documents rejected, sent to topic={topic}: first: {first}",
-            rejected.len()
-        );
+        log::warn!("{} documents rejected, sent to topic={topic}: first: {first}", rejected.len());
         let added = rejected.iter().map(|(at, reject)| {
             let mut headers = vec![
                 (DLQ_REASON.to_owned(), reject.reason.clone()),
@@ -490,11 +433,7 @@ impl Worker {
             };
             let arena = open.entry(partition).or_default();
             // The time of routing: with that of the event, retention could delete it at once.
-            let headers = Headers {
-                count,
-                fixed: record.header_bytes,
-                varying: &encoded,
-            };
+            let headers = Headers { count, fixed: record.header_bytes, varying: &encoded };
             arena.push(now_ms, record.key, record.value, headers);
             if arena.len() >= self.topic_batch_bytes_max / 2 {
                 let full = std::mem::take(arena);
@@ -517,13 +456,7 @@ impl Worker {
     fn send_arena(&mut self, topic: &Arc<str>, partition: i32, records: RecordArena) {
         self.next_batch += 1;
         let id = BatchId(self.next_batch);
-        let batch = Batch {
-            id,
-            topic: Arc::clone(topic),
-            partition,
-            records,
-            spans: Vec::new(),
-        };
+        let batch = Batch { id, topic: Arc::clone(topic), partition, records, spans: Vec::new() };
         self.producer.send(batch, &self.replies);
     }
 
@@ -546,10 +479,7 @@ impl Worker {
                     self.rejected.append(&receipt).map_err(Stop::Failed)?;
                     return Ok(receipt.rejects.len() as u64);
                 }
-                Ok(Delivery::Topic {
-                    topic,
-                    n_partitions,
-                }) => {
+                Ok(Delivery::Topic { topic, n_partitions }) => {
                     self.n_partitions.insert(topic, n_partitions);
                     return Ok(0);
                 }
@@ -582,17 +512,12 @@ fn origin_headers(
     record: &RecordRef<'_>,
 ) -> [(String, String); 4] {
     let (ground, offset) = batch.offsets[at];
-    let Ground {
-        topic, partition, ..
-    } = &batch.ground[ground as usize];
+    let Ground { topic, partition, .. } = &batch.ground[ground as usize];
     [
         (format!("{prefix}.topic"), topic.to_string()),
         (format!("{prefix}.partition"), partition.to_string()),
         (format!("{prefix}.offset"), offset.to_string()),
-        (
-            format!("{prefix}.timestamp"),
-            record.timestamp_ms.to_string(),
-        ),
+        (format!("{prefix}.timestamp"), record.timestamp_ms.to_string()),
     ]
 }
 
@@ -610,7 +535,5 @@ fn wait(given_up: &AtomicBool, time: Duration) -> Result<(), Stop> {
 }
 
 fn unix_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |age| age.as_millis() as i64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
 }

@@ -94,15 +94,9 @@ impl ConsumerContext for Context {
             .collect();
         let rebalance = match code {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assign(partitions),
-            _ => Rebalance::Revoke {
-                partitions,
-                lost: consumer.assignment_lost(),
-            },
+            _ => Rebalance::Revoke { partitions, lost: consumer.assignment_lost() },
         };
-        self.rebalances
-            .lock()
-            .expect("no holder panics")
-            .push_back(rebalance);
+        self.rebalances.lock().expect("no holder panics").push_back(rebalance);
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
@@ -145,10 +139,7 @@ impl Consumer {
             .set("auto.offset.reset", "earliest")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("isolation.level", "read_committed")
-            .set(
-                "allow.auto.create.topics",
-                kafka.allow_auto_create_topics.to_string(),
-            )
+            .set("allow.auto.create.topics", kafka.allow_auto_create_topics.to_string())
             // The client's own buffer is part of the memory bound: 8 MiB in place of 64.
             .set("queued.max.messages.kbytes", "8192")
             .set("fetch.max.bytes", "8388608")
@@ -158,12 +149,10 @@ impl Consumer {
         for (name, value) in &kafka.consumer_options {
             config.set(name, value);
         }
-        let failed = |error: KafkaError| Error::Kafka {
-            problem: format!("cannot consume: {error}"),
-        };
-        let inner: BaseConsumer<Context> = config
-            .create_with_context(Context::default())
-            .map_err(failed)?;
+        let failed =
+            |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
+        let inner: BaseConsumer<Context> =
+            config.create_with_context(Context::default()).map_err(failed)?;
         let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();
         inner.subscribe(&topics).map_err(failed)?;
         Ok(Consumer { inner })
@@ -183,28 +172,16 @@ impl Consumer {
                 self.inner.context().complain(&error.to_string());
                 Polled::Nothing
             }
-            None => self
-                .next_rebalance()
-                .map_or(Polled::Nothing, Polled::Rebalance),
+            None => self.next_rebalance().map_or(Polled::Nothing, Polled::Rebalance),
         }
     }
 
     fn next_rebalance(&self) -> Option<Rebalance> {
-        self.inner
-            .context()
-            .rebalances
-            .lock()
-            .expect("no holder panics")
-            .pop_front()
+        self.inner.context().rebalances.lock().expect("no holder panics").pop_front()
     }
 
     fn recovered(&self) {
-        let mut last = self
-            .inner
-            .context()
-            .complaint
-            .lock()
-            .expect("no holder panics");
+        let mut last = self.inner.context().complaint.lock().expect("no holder panics");
         if !last.is_empty() {
             log::info!("consumer: messages come again");
             last.clear();
@@ -223,10 +200,7 @@ impl Consumer {
 
     /// Lets partitions go.
     pub fn unassign(&self, partitions: &[Partition]) {
-        self.log_failure(
-            "let partitions go",
-            unassign(&self.inner, &list(partitions)),
-        );
+        self.log_failure("let partitions go", unassign(&self.inner, &list(partitions)));
     }
 
     /// Stops fetching partitions; polling goes on.
@@ -259,10 +233,7 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.inner
-            .context()
-            .is_leaving
-            .store(true, Ordering::Relaxed);
+        self.inner.context().is_leaving.store(true, Ordering::Relaxed);
     }
 }
 

@@ -79,11 +79,7 @@ impl Scan {
     fn look_at(&mut self, path: PathBuf, input: usize) {
         let refused = match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_file() => {
-                self.found.push(Found {
-                    path,
-                    input,
-                    stat: Stat::from(&metadata),
-                });
+                self.found.push(Found { path, input, stat: Stat::from(&metadata) });
                 return;
             }
             Ok(metadata) if metadata.is_symlink() => "it is a symbolic link".into(),
@@ -156,10 +152,7 @@ fn rotation_suffix(name: &[u8]) -> Option<usize> {
     if !dotted && !(at > 0 && stamp > 0 && name[at] == b'-') {
         return None;
     }
-    let digits = name[at..]
-        .iter()
-        .filter(|byte| byte.is_ascii_digit())
-        .count();
+    let digits = name[at..].iter().filter(|byte| byte.is_ascii_digit()).count();
     if dotted {
         at -= 1;
     }
@@ -170,10 +163,7 @@ fn rotation_suffix(name: &[u8]) -> Option<usize> {
 /// Opens a file for reading, but never a link, and never waits for a FIFO's other end.
 pub fn open(path: &Path) -> io::Result<(File, Stat)> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits() as i32)
-        .open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
     let stat = Stat::of(&file)?;
     if !stat.is_regular {
         return Err(io::Error::other("it is not a regular file"));
@@ -214,12 +204,7 @@ impl Hints {
                 log::warn!("no notices of file changes, files are looked at in intervals: {error}");
             })
             .ok();
-        Hints {
-            watcher,
-            watched: HashSet::new(),
-            receiver,
-            missed,
-        }
+        Hints { watcher, watched: HashSet::new(), receiver, missed }
     }
 
     /// Watches a folder, unless it is watched already.
@@ -270,11 +255,7 @@ fn forward(event: notify::Result<notify::Event>, sender: &Sender<Hint>, missed: 
 /// without wildcards.
 pub fn folder_of(pattern: &str) -> Option<PathBuf> {
     let folder = Path::new(pattern).parent()?;
-    let has_wildcard = folder
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .any(|byte| b"*?[".contains(byte));
+    let has_wildcard = folder.as_os_str().as_bytes().iter().any(|byte| b"*?[".contains(byte));
     (!has_wildcard).then(|| folder.to_path_buf())
 }
 
@@ -285,11 +266,7 @@ mod tests {
     #[test]
     fn a_rotated_file_is_known_by_the_path_it_was_written_under() {
         let check = |path: &str, expected: &str| {
-            assert_eq!(
-                written_under(Path::new(path)),
-                Path::new(expected),
-                "{path}"
-            );
+            assert_eq!(written_under(Path::new(path)), Path::new(expected), "{path}");
         };
         check("/l/server.log", "/l/server.log");
         check("/l/server.log.2026-11-22-23", "/l/server.log");

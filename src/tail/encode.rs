@@ -19,16 +19,8 @@ use crate::kafka::record_batch::{Headers, RecordArena, put_header};
 use crate::tail::multiline::Event;
 
 /// Headers that the walk writes itself; static fields cannot have these names.
-pub const OWN_HEADERS: [&str; 8] = [
-    "host",
-    "path",
-    "file_id",
-    "offset",
-    "length",
-    "cut",
-    "continued",
-    "partial",
-];
+pub const OWN_HEADERS: [&str; 8] =
+    ["host", "path", "file_id", "offset", "length", "cut", "continued", "partial"];
 
 /// What all records of one life of a file share.
 #[derive(Debug)]
@@ -53,11 +45,7 @@ impl Origin {
         for (name, value) in fields {
             put_header(&mut fixed, name, value.as_bytes());
         }
-        Origin {
-            key: key(host, path),
-            fixed,
-            n_fixed: 3 + fields.len() as u32,
-        }
+        Origin { key: key(host, path), fixed, n_fixed: 3 + fields.len() as u32 }
     }
 
     /// Appends the event to a batch; `varying` is scratch.
@@ -87,11 +75,7 @@ impl Origin {
             put_header(varying, "partial", b"1");
             count += 1;
         }
-        let headers = Headers {
-            count,
-            fixed: &self.fixed,
-            varying,
-        };
+        let headers = Headers { count, fixed: &self.fixed, varying };
         records.push(timestamp_ms, Some(&self.key), content, headers);
     }
 

@@ -47,14 +47,10 @@ pub struct Inode {
 impl From<&Metadata> for Stat {
     fn from(metadata: &Metadata) -> Stat {
         let since_1970 = |time: std::time::SystemTime| {
-            time.duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |age| age.as_nanos() as i64)
+            time.duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_nanos() as i64)
         };
         Stat {
-            inode: Inode {
-                dev: metadata.dev(),
-                ino: metadata.ino(),
-            },
+            inode: Inode { dev: metadata.dev(), ino: metadata.ino() },
             btime_ns: metadata.created().ok().map(since_1970),
             mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
             size: metadata.len(),
@@ -83,10 +79,7 @@ pub struct Checksum {
 impl Checksum {
     /// Returns the checksum of `bytes`.
     pub fn of(bytes: &[u8]) -> Checksum {
-        Checksum {
-            len: bytes.len() as u32,
-            crc32c: crc32c::crc32c(bytes),
-        }
+        Checksum { len: bytes.len() as u32, crc32c: crc32c::crc32c(bytes) }
     }
 
     /// Returns the checksum of the first bytes of a file, of all it has up to a limit.
@@ -133,10 +126,7 @@ pub fn read_range(file: &File, start: u64, len: u64) -> io::Result<Vec<u8>> {
 /// It can be found again without the registry, so that a lost registry repeats records with the
 /// ids they had; the head keeps the lives of a file that was truncated apart even then.
 pub fn file_id(stat: &Stat, life: u32, first_event: &[u8]) -> String {
-    let first_line = first_event
-        .split(|&byte| byte == b'\n')
-        .next()
-        .unwrap_or_default();
+    let first_line = first_event.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let head = crc32c::crc32c(&first_line[..first_line.len().min(GUARD_BYTES_MAX)]);
     let btime = stat.btime_ns.unwrap_or(0);
     let mut id = format!("{:x}-{btime:x}-{head:x}", stat.inode.ino);

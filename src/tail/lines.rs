@@ -108,23 +108,18 @@ impl LineBuffer {
     /// Lets the rest of an over-long line go, up to its terminator.
     fn end_of_long_line(&mut self) -> Option<Line> {
         let head_end = self.searched;
-        let skipped = self
-            .skipped
-            .as_mut()
-            .expect("called while a line is let go");
+        let skipped = self.skipped.as_mut().expect("called while a line is let go");
         let Some(at) = memchr(b'\n', &self.bytes[head_end..self.filled]) else {
             // The last byte stays: it may be the CR of the terminator.
             let let_go = (self.filled - head_end).saturating_sub(1);
-            self.bytes
-                .copy_within(head_end + let_go..self.filled, head_end);
+            self.bytes.copy_within(head_end + let_go..self.filled, head_end);
             self.filled -= let_go;
             *skipped += let_go as u64;
             return None;
         };
         let has_cr = at > 0 && self.bytes[head_end + at - 1] == b'\r';
         let before_newline = *skipped + at as u64;
-        self.bytes
-            .copy_within(head_end + at + 1..self.filled, head_end);
+        self.bytes.copy_within(head_end + at + 1..self.filled, head_end);
         self.filled -= at + 1;
         let line = Line {
             content: self.line_start..head_end,
@@ -144,11 +139,7 @@ impl LineBuffer {
     pub fn take_partial(&mut self) -> Option<Line> {
         let skipped = self.skipped.take().unwrap_or(0);
         // While a line is let go, one byte behind its head may be held back: it is cut as well.
-        let held_back = if skipped > 0 {
-            self.filled - self.searched
-        } else {
-            0
-        };
+        let held_back = if skipped > 0 { self.filled - self.searched } else { 0 };
         let content_end = self.filled - held_back;
         if content_end == self.line_start && skipped == 0 {
             return None;
@@ -203,13 +194,9 @@ impl LineBuffer {
         self.line_start < self.filled || self.skipped.is_some()
     }
 
-    /// Returns bytes that stand right before [`LineBuffer::read_offset`], at most `n`: fewer after
-    /// a line was cut, and none while one is let go.
-    pub fn last_bytes(&self, n: usize) -> &[u8] {
-        if self.skipped.is_some() || self.gap > 0 {
-            return &[];
-        }
-        &self.bytes[self.filled.saturating_sub(n).max(self.gap_at)..self.filled]
+    /// Returns the last `n` of the bytes that the last read gave; to be called right after it.
+    pub fn fresh_bytes(&self, n: usize) -> &[u8] {
+        &self.bytes[self.filled - n..self.filled]
     }
 
     /// Reads once from the file and returns how many bytes came and by how much the indices of

@@ -69,8 +69,7 @@ impl EventBuffer {
         if let Some(event) = self.ready.take() {
             // Up to the open event and not to the content's end, which leaves terminators behind.
             let next = self.open.as_ref().map(|open| open.content.start);
-            self.lines
-                .release(next.unwrap_or_else(|| self.lines.line_start()));
+            self.lines.release(next.unwrap_or_else(|| self.lines.line_start()));
             self.was_cut = event.cut > 0;
         }
     }
@@ -123,9 +122,9 @@ impl EventBuffer {
         first.map_or(self.lines.line_offset(), |event| event.start)
     }
 
-    /// Returns the last bytes that were read, at most `n`.
-    pub fn last_bytes(&self, n: usize) -> &[u8] {
-        self.lines.last_bytes(n)
+    /// Returns the last `n` of the bytes that the last read gave; to be called right after it.
+    pub fn fresh_bytes(&self, n: usize) -> &[u8] {
+        self.lines.fresh_bytes(n)
     }
 
     /// Reads once from the file; returns how many bytes came.
@@ -152,11 +151,7 @@ impl EventBuffer {
 
     fn next_event(&mut self, rule: &Multiline) -> Option<Event> {
         loop {
-            if self
-                .open
-                .as_ref()
-                .is_some_and(|open| open.cut > 0 || is_single(rule))
-            {
+            if self.open.as_ref().is_some_and(|open| open.cut > 0 || is_single(rule)) {
                 return self.open.take();
             }
             let line = self.lines.next_line()?;
@@ -250,13 +245,7 @@ mod tests {
     }
 
     fn seen(text: &str, ground: Range<u64>) -> Seen {
-        Seen {
-            text: text.into(),
-            ground,
-            cut: 0,
-            continued: false,
-            partial: false,
-        }
+        Seen { text: text.into(), ground, cut: 0, continued: false, partial: false }
     }
 
     /// Appends `bytes` to a file in pieces of `step` bytes and reads after each.
@@ -301,11 +290,7 @@ mod tests {
     /// The events must not depend on how the bytes were divided over reads.
     fn check(bytes: &[u8], rule: &Multiline, limits: (usize, usize), expected: &[Seen]) {
         for step in [1, 2, 3, 5, 7, 64, bytes.len().max(1)] {
-            assert_eq!(
-                events(bytes, rule, limits, step),
-                expected,
-                "in pieces of {step}"
-            );
+            assert_eq!(events(bytes, rule, limits, step), expected, "in pieces of {step}");
         }
     }
 
@@ -313,24 +298,14 @@ mod tests {
 
     #[test]
     fn lines_have_measured_offsets_whatever_ends_them() {
-        let expected = [
-            seen("one", 0..4),
-            seen("two", 4..9),
-            seen("", 9..10),
-            seen("a\rb", 10..14),
-        ];
+        let expected =
+            [seen("one", 0..4), seen("two", 4..9), seen("", 9..10), seen("a\rb", 10..14)];
         check(b"one\ntwo\r\n\na\rb\n", &Multiline::None, WIDE, &expected);
     }
 
     #[test]
     fn a_last_line_without_terminator_leaves_marked_when_the_file_ends() {
-        let expected = [
-            seen("one", 0..4),
-            Seen {
-                partial: true,
-                ..seen("tw", 4..6)
-            },
-        ];
+        let expected = [seen("one", 0..4), Seen { partial: true, ..seen("tw", 4..6) }];
         check(b"one\ntw", &Multiline::None, WIDE, &expected);
     }
 
@@ -338,21 +313,11 @@ mod tests {
     fn an_over_long_line_is_cut_and_the_next_one_is_whole() {
         let expected = [
             seen("12345", 0..6),
-            Seen {
-                cut: 3,
-                ..seen("abcde", 6..16)
-            },
+            Seen { cut: 3, ..seen("abcde", 6..16) },
             seen("ok", 16..19),
             seen("fits!", 19..26),
-            Seen {
-                cut: 1,
-                ..seen("xyzxy", 26..34)
-            },
-            Seen {
-                cut: 2,
-                partial: true,
-                ..seen("never", 34..41)
-            },
+            Seen { cut: 1, ..seen("xyzxy", 26..34) },
+            Seen { cut: 2, partial: true, ..seen("never", 34..41) },
         ];
         let bytes = b"12345\nabcdefgh\r\nok\nfits!\r\nxyzxyz\r\nneverEN";
         check(bytes, &Multiline::None, (5, 100), &expected);
@@ -379,22 +344,13 @@ mod tests {
         let start = Multiline::Start(regex::bytes::Regex::new("^#").expect("a pattern"));
         let expected = [
             seen("#12\nab", 0..7),
-            Seen {
-                continued: true,
-                ..seen("cd\nef", 7..13)
-            },
+            Seen { continued: true, ..seen("cd\nef", 7..13) },
             seen("#3", 13..16),
         ];
         check(b"#12\nab\ncd\nef\n#3\n", &start, (6, 6), &expected);
         let expected = [
-            Seen {
-                cut: 1,
-                ..seen("#1\nabc", 0..8)
-            },
-            Seen {
-                continued: true,
-                ..seen("de", 8..11)
-            },
+            Seen { cut: 1, ..seen("#1\nabc", 0..8) },
+            Seen { continued: true, ..seen("de", 8..11) },
             seen("#3", 11..14),
         ];
         check(b"#1\nabcd\nde\n#3\n", &start, (3, 20), &expected);
@@ -408,18 +364,11 @@ mod tests {
             let mut end = 0;
             for event in &whole {
                 assert_eq!(event.ground.start, end);
-                assert!(
-                    starts_with_timestamp(event.text.as_bytes()),
-                    "{}",
-                    event.text
-                );
+                assert!(starts_with_timestamp(event.text.as_bytes()), "{}", event.text);
                 end = event.ground.end;
             }
             assert_eq!(end, bytes.len() as u64);
-            assert_eq!(
-                whole,
-                events(&bytes, &Multiline::Kafka, (1 << 20, 1 << 20), 997)
-            );
+            assert_eq!(whole, events(&bytes, &Multiline::Kafka, (1 << 20, 1 << 20), 997));
         }
     }
 }

@@ -132,11 +132,7 @@ impl Registry {
             Err(Damage::Missing) => match load(&previous, host) {
                 Err(Damage::Missing) => (0, Vec::new()),
                 Ok(loaded) => {
-                    log::warn!(
-                        "{} is gone, going on from {}",
-                        path.display(),
-                        previous.display()
-                    );
+                    log::warn!("{} is gone, going on from {}", path.display(), previous.display());
                     loaded
                 }
                 Err(Damage::Problem(problem)) => {
@@ -166,12 +162,8 @@ impl Registry {
             },
         };
         let (generation, entries) = loaded;
-        let registry = Registry {
-            folder: folder.into(),
-            host: host.into(),
-            generation,
-            _lock: lock,
-        };
+        let registry =
+            Registry { folder: folder.into(), host: host.into(), generation, _lock: lock };
         Ok((registry, entries))
     }
 
@@ -207,11 +199,8 @@ impl Registry {
         let previous = self.folder.join("registry.json.prev");
         let temporary = self.folder.join("registry.json.tmp");
         remove_if_there(&temporary)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         if path.exists() {
@@ -237,10 +226,7 @@ impl Registry {
                     }
                 }
             })
-            .map_err(|source| Error::Start {
-                attempt: "start the registry's thread",
-                source,
-            })?;
+            .map_err(|source| Error::Start { attempt: "start the registry's thread", source })?;
         Ok(Saver { entries, results })
     }
 }
@@ -255,11 +241,7 @@ pub struct Saver {
 }
 
 fn state(attempt: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::State {
-        attempt,
-        path: path.into(),
-        source,
-    }
+    Error::State { attempt, path: path.into(), source }
 }
 
 fn lock(path: &Path) -> Result<File, Error> {
@@ -324,9 +306,7 @@ fn decode(bytes: &[u8], host: &str) -> Result<(u64, Vec<Entry>), String> {
     if body.len() as u64 != header.len || crc32c::crc32c(body) != header.crc32c {
         return Err("its checksum is wrong".into());
     }
-    let lines = body
-        .split(|&byte| byte == b'\n')
-        .filter(|line| !line.is_empty());
+    let lines = body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     let entries: Result<Vec<Entry>, _> = lines.map(serde_json::from_slice).collect();
     let entries = entries.map_err(|error| format!("an entry cannot be read: {error}"))?;
     Ok((header.generation, entries))
@@ -340,10 +320,7 @@ mod tests {
         Entry {
             path: StoredPath::from(Path::new("/l/server.log")),
             name: StoredPath::from(Path::new(name)),
-            inode: Inode {
-                dev: 1,
-                ino: offset,
-            },
+            inode: Inode { dev: 1, ino: offset },
             btime_ns: Some(5),
             mtime_ns: 6,
             life: 0,
@@ -365,13 +342,8 @@ mod tests {
         let (mut registry, entries) = open(folder.path()).expect("first start");
         assert_eq!(entries, []);
         let not_utf8 = Path::new(std::ffi::OsStr::from_bytes(b"/l/\xff.log"));
-        let second = Entry {
-            name: StoredPath::from(not_utf8),
-            ..entry("", 2)
-        };
-        registry
-            .save(&mut [second.clone(), entry("/l/server.log", 1)])
-            .expect("saved");
+        let second = Entry { name: StoredPath::from(not_utf8), ..entry("", 2) };
+        registry.save(&mut [second.clone(), entry("/l/server.log", 1)]).expect("saved");
         drop(registry);
         let (_registry, entries) = open(folder.path()).expect("loaded");
         assert_eq!(entries, [entry("/l/server.log", 1), second.clone()]);
@@ -384,9 +356,7 @@ mod tests {
         let (mut registry, _) = open(folder.path()).expect("first start");
         let before = [entry("/l/server.log", 1)];
         registry.save(&mut before.clone()).expect("saved");
-        registry
-            .save(&mut [entry("/l/server.log", 2)])
-            .expect("saved");
+        registry.save(&mut [entry("/l/server.log", 2)]).expect("saved");
         drop(registry);
         let path = folder.path().join("registry.json");
         let whole = fs::read(&path).expect("read");
@@ -394,19 +364,12 @@ mod tests {
         for at in 0..whole.len() {
             for damaged in [
                 whole[..at].to_vec(),
-                whole
-                    .iter()
-                    .enumerate()
-                    .map(|(i, b)| if i == at { b ^ 1 } else { *b })
-                    .collect(),
+                whole.iter().enumerate().map(|(i, b)| if i == at { b ^ 1 } else { *b }).collect(),
             ] {
                 fs::write(&path, &damaged).expect("written");
                 let (_registry, entries) = open(folder.path()).expect("previous generation");
                 // A flipped bit in `format` or `generation` alone does no harm.
-                assert!(
-                    entries == before || entries[0].offset == 2,
-                    "byte {at}: {entries:?}"
-                );
+                assert!(entries == before || entries[0].offset == 2, "byte {at}: {entries:?}");
             }
         }
     }
@@ -428,10 +391,7 @@ mod tests {
         assert_eq!(open(folder.path()).expect_err("locked").exit_code(), 75);
         drop(registry);
         let other = Registry::open(folder.path(), "other").expect_err("another host");
-        assert!(
-            other.to_string().contains("written on host \"h\""),
-            "{other}"
-        );
+        assert!(other.to_string().contains("written on host \"h\""), "{other}");
     }
 
     #[test]
@@ -440,8 +400,6 @@ mod tests {
         fs::write(folder.path().join("registry.json.tmp"), "half").expect("written");
         let (mut registry, entries) = open(folder.path()).expect("first start");
         assert_eq!(entries, []);
-        registry
-            .save(&mut [entry("/l/server.log", 1)])
-            .expect("saved over it");
+        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved over it");
     }
 }

@@ -22,11 +22,7 @@ const FRAMES: &str = "\tat org.apache.kafka.storage.internals.log.UnifiedLog.app
 impl BrokerLog {
     /// Begins a log.
     pub fn new() -> BrokerLog {
-        BrokerLog {
-            random: 0x9e37_79b9_7f4a_7c15,
-            n_events: 0,
-            n_errors: 0,
-        }
+        BrokerLog { random: 0x9e37_79b9_7f4a_7c15, n_events: 0, n_errors: 0 }
     }
 
     /// Events written so far.
@@ -102,10 +98,5 @@ impl BrokerLog {
 
 /// Returns the name that Kafka's hourly roll-over gives to a log.
 pub fn rotated_name(name: &str) -> String {
-    format!(
-        "{name}.{}",
-        Timestamp::now()
-            .to_zoned(TimeZone::UTC)
-            .strftime("%Y-%m-%d-%H")
-    )
+    format!("{name}.{}", Timestamp::now().to_zoned(TimeZone::UTC).strftime("%Y-%m-%d-%H"))
 }
