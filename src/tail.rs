@@ -156,7 +156,7 @@ struct Life {
     events: EventBuffer,
     /// The last read found no more bytes.
     at_end: bool,
-    /// The bytes right before the end that was reached.
+    /// The bytes right before the offset up to which it was read; none where it was not read yet.
     last_bytes: Vec<u8>,
     /// Its successor was seen to hold bytes before the last read.
     successor_seen: bool,
@@ -302,9 +302,6 @@ impl<'a> Hub<'a> {
             self.timers_remove(&mut life);
             life.events.attach(std::mem::take(&mut self.room));
             let turn = self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
-            if life.at_end {
-                life.last_bytes = life.events.last_bytes(GUARD_BYTES_MAX).to_vec();
-            }
             self.room = life.events.detach();
             self.lives.insert(source, life);
             if !self.after_turn(source, turn) {
@@ -337,6 +334,9 @@ impl<'a> Hub<'a> {
                 life.at_end = n == 0;
                 if n > 0 {
                     n_read += n;
+                    // At once: the next read, or the end of the turn, may let them go.
+                    life.last_bytes.clear();
+                    life.last_bytes.extend_from_slice(life.events.last_bytes(GUARD_BYTES_MAX));
                     self.counters.bytes_read.add(n as u64);
                     life.grown_at = now;
                 }
