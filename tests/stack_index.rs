@@ -114,7 +114,7 @@ fn start(config: &Path) -> Shipper {
 
 #[test]
 fn every_record_has_one_outcome_when_index_is_killed_ten_times() {
-    let backlog = Backlog::ship("index-killed", 150_000);
+    let backlog = Backlog::ship("index-killed", 250_000);
     let config = backlog.config();
     let mut outcomes = backlog.outcomes();
     let mut random = Random::new();
@@ -122,7 +122,7 @@ fn every_record_has_one_outcome_when_index_is_killed_ten_times() {
     for n in 1..=10 {
         let index = start(&config);
         index.wait_for_log(&format!("partitions assigned: {}-", backlog.name), PATIENCE);
-        thread::sleep(random.milliseconds(50..900));
+        thread::sleep(random.milliseconds(100..1500));
         index.kill();
         let n_outcomes = outcomes.count();
         println!("kill {n}: {n_outcomes} of {} have their outcome", backlog.n_events);

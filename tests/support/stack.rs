@@ -13,6 +13,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use ureq::Agent;
 
@@ -106,6 +108,21 @@ pub fn count_records(kafka: &str, topic: &str) -> u64 {
     (0..N_PARTITIONS).map(count).sum()
 }
 
+/// Counts the records of a topic that a group has committed.
+pub fn count_committed(kafka: &str, group: &str, topic: &str) -> u64 {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka).set("group.id", group);
+    let consumer: BaseConsumer = config.create().expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(topic, 0, N_PARTITIONS - 1);
+    let committed = consumer.committed_offsets(list, Duration::from_secs(10)).expect("offsets");
+    let offset = |element: &TopicPartitionListElem<'_>| match element.offset() {
+        Offset::Offset(offset) => offset as u64,
+        _ => 0,
+    };
+    committed.elements().iter().map(offset).sum()
+}
+
 /// Reads all that a topic holds now.
 pub fn read_topic(kafka: &str, topic: &str) -> Vec<Record> {
     let n = count_records(kafka, topic) as usize;
@@ -132,14 +149,16 @@ impl Documents {
     fn post(&self, path: &str, body: Value) -> Value {
         let url = format!("{}/{path}", self.url);
         let request = self.agent.post(&url).header("Content-Type", "application/json");
-        let mut answer = request.send(body.to_string()).expect("an answer");
+        let sent =
+            if body.is_null() { request.send_empty() } else { request.send(body.to_string()) };
+        let mut answer = sent.expect("an answer");
         let body = answer.body_mut().with_config().limit(1 << 30).read_to_vec().expect("a body");
         assert!(answer.status().is_success(), "{url}: {}", String::from_utf8_lossy(&body));
         serde_json::from_slice(&body).expect("JSON")
     }
 
     pub fn count(&self) -> u64 {
-        self.post(&format!("{}*/_refresh", self.prefix), json!({}));
+        self.post(&format!("{}*/_refresh", self.prefix), Value::Null);
         let counted =
             self.post(&format!("{}*/_count", self.prefix), json!({ "query": { "match_all": {} } }));
         counted["count"].as_u64().expect("a count")
@@ -147,7 +166,7 @@ impl Documents {
 
     /// Returns all of them, each with `_id` and these fields of its `_source`.
     pub fn all(&self, fields: &[&str]) -> Vec<Value> {
-        self.post(&format!("{}*/_refresh", self.prefix), json!({}));
+        self.post(&format!("{}*/_refresh", self.prefix), Value::Null);
         let search = json!({ "size": 10_000, "sort": ["_doc"], "_source": fields });
         let mut page = self.post(&format!("{}*/_search?scroll=1m", self.prefix), search);
         let mut all = Vec::new();
