@@ -154,7 +154,7 @@ fn router() -> Router {
     Router::new(&[], &index, true).expect("no rules, no errors")
 }
 
-/// Returns the events of the logs: one starts with `[2`, as the tail walk's rule finds here too.
+/// Returns the events of the logs; in these, each starts with `[2`, the first digit of its year.
 fn events() -> Vec<String> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/logs");
     let mut events: Vec<String> = Vec::new();

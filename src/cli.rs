@@ -1,7 +1,7 @@
 //! What a person types; the subcommands, one file each.
 
 pub mod check;
-//pub mod demo;
+pub mod demo;
 
 use std::path::PathBuf;
 

@@ -104,6 +104,18 @@ fn a_connection_cut_before_the_answer_is_made_anew_and_nothing_repeated() {
 }
 
 #[test]
+fn a_connection_closed_while_idle_is_made_anew() {
+    let broker = Broker::start();
+    broker.script([Trouble::AnsweredAndHungUp, Trouble::AnsweredAndHungUp]);
+    let producer = start(&broker);
+    for n in 0..4 {
+        deliver(&producer, &topic(), &batches(n + 1)[n..]);
+    }
+    assert_eq!(broker.values(0), numbers(0..40));
+    assert_eq!(broker.n_connections(), 3);
+}
+
+#[test]
 fn an_answer_that_makes_no_sense_is_treated_as_none() {
     check(Trouble::AppendedAndGarbled);
     check(Trouble::AppendedAndMisnamed);

@@ -41,7 +41,7 @@ impl<'a> Event<'a> {
     /// A value that is one JSON object with a string `message` is taken for Filebeat's; any other
     /// is the event itself.
     pub fn from_value(value: &'a [u8]) -> Event<'a> {
-        match String::from_utf8_lossy(value) {
+        match lossy(value) {
             Cow::Borrowed(text) => match Json::read(text) {
                 Some((text, envelope)) => Event::enveloped(text, false, envelope),
                 None => Event::plain(Cow::Borrowed(text), false),
@@ -69,6 +69,17 @@ impl<'a> Event<'a> {
             lossy,
             envelope: Some(envelope),
         }
+    }
+}
+
+/// Returns `bytes` as text, with U+FFFD for what is not UTF-8.
+///
+/// The standard library's `from_utf8_lossy` goes byte by byte from the start; what is UTF-8, and
+/// nearly all is, can be checked by the word.
+pub(super) fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    match str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(bytes),
     }
 }
 

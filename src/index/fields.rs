@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::event::{Envelope, Event};
+use super::event::{Envelope, Event, lossy};
 use super::kafka_log::{Level, Parsed};
 use super::origin::Origin;
 
@@ -164,7 +164,7 @@ impl Field {
 /// Returns the static field of that name; one that is not text, as its JSON.
 fn static_value<'a>(fields: &Fields<'a>, name: &str) -> Option<Cow<'a, str>> {
     if let Some((_, value)) = fields.origin.fields().find(|(header, _)| *header == name) {
-        return Some(String::from_utf8_lossy(value));
+        return Some(lossy(value));
     }
     let (_, value) = fields.envelope_fields().find(|(field, _)| *field == name)?;
     Some(match value {

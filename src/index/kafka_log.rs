@@ -163,8 +163,7 @@ fn take_level(text: &str) -> Option<(Level, &str)> {
             (padded.trim_matches(' '), behind)
         }
         None => {
-            let is_letter = |b: &u8| b.is_ascii_alphabetic();
-            let len = word.bytes().take_while(|b| is_letter(b)).count();
+            let len = word.bytes().take_while(u8::is_ascii_alphabetic).count();
             word.split_at(len)
         }
     };
@@ -280,7 +279,9 @@ fn take_place<'a>(
 
 /// Takes Confluent's `[thread] [logger] - ` or Strimzi's `[thread] logger:line - ` off the start.
 fn take_place_before(text: &str) -> Option<(Place<'_>, &str)> {
-    let (thread, behind) = first_line(text).strip_prefix('[')?.split_once("] ")?;
+    let inside = first_line(text).strip_prefix('[')?;
+    let (thread, behind) = inside.split_at(memchr(b']', inside.as_bytes())?);
+    let behind = behind.strip_prefix("] ")?;
     let name_len = memchr(b' ', behind.as_bytes()).unwrap_or(behind.len());
     let (name, behind) = behind.split_at(name_len);
     behind
@@ -319,15 +320,17 @@ fn take_place_behind(text: &str) -> Option<(Place<'_>, &str)> {
 
 /// Reads `name`, `name:line` or `name:?`; `None` if that is no name a logger has.
 fn read_logger(text: &str) -> Option<Place<'_>> {
-    let (name, line) = match text.split_once(':') {
-        None => (text, None),
-        Some((name, "?")) => (name, None),
-        Some((name, line)) => (name, Some(line.parse().ok()?)),
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'.' | b'-');
+    let len = text.bytes().take_while(is_name).count();
+    let (name, line) = text.split_at(len);
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '$')) {
+        return None;
+    }
+    let line = match line {
+        "" | ":?" => None,
+        line => Some(line.strip_prefix(':')?.parse().ok()?),
     };
-    let starts_well = |b: u8| b.is_ascii_alphabetic() || matches!(b, b'_' | b'$');
-    let goes_on_well = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'.' | b'-');
-    let is_name = name.bytes().next().is_some_and(starts_well) && name.bytes().all(goes_on_well);
-    is_name.then_some(Place {
+    Some(Place {
         thread: None,
         logger: Some(name),
         line,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use regex::Regex;
 
+use super::event::lossy;
 use super::fields::{Field, Fields};
 use super::kafka_log::Level;
 use crate::config::{Destination, IndexConfig, RouteConfig};
@@ -151,7 +152,7 @@ impl Route {
         let has_level = |levels: &[Level]| parsed.level.is_some_and(|own| levels.contains(&own));
         let has_logger = |regex: &Regex| parsed.logger.is_some_and(|own| regex.is_match(own));
         let has_header = |(name, regex): &(String, Regex)| {
-            let value = origin.header(name).map(String::from_utf8_lossy);
+            let value = origin.header(name).map(lossy);
             value.is_some_and(|value| regex.is_match(&value))
         };
         let has_field = |(field, regex): &(Field, Regex)| {

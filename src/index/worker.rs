@@ -77,12 +77,8 @@ impl IndexBatch {
             self.ground.push(ground.clone());
             self.ground.len() - 1
         });
-        let (mut fixed, mut count) = (Vec::new(), 0);
-        for (name, value) in record.headers() {
-            put_header(&mut fixed, name, value);
-            count += 1;
-        }
-        let headers = Headers { count, fixed: &fixed, varying: &[] };
+        let headers =
+            Headers { count: record.n_headers, fixed: record.header_bytes, varying: &[] };
         self.records.push(record.timestamp_ms, record.key, record.value, headers);
         self.offsets.push((at as u32, offset));
     }
@@ -424,22 +420,17 @@ impl Worker {
             let record = &records[at];
             n_records += 1;
             encoded.clear();
-            let mut count = 0;
-            for (name, value) in record.headers() {
-                put_header(&mut encoded, name, value);
-                count += 1;
-            }
             for (name, value) in &added {
                 put_header(&mut encoded, name, value.as_bytes());
-                count += 1;
             }
+            let count = record.n_headers + added.len() as u32;
             let partition = match record.key {
                 Some(key) => partition_for(key, n_partitions),
                 None => batch.ground[batch.offsets[at].0 as usize].partition % n_partitions,
             };
             let arena = open.entry(partition).or_default();
             // The time of routing: with that of the event, retention could delete it at once.
-            let headers = Headers { count, fixed: &encoded, varying: &[] };
+            let headers = Headers { count, fixed: record.header_bytes, varying: &encoded };
             arena.push(now_ms, record.key, record.value, headers);
             if arena.len() >= self.topic_batch_bytes_max / 2 {
                 let full = std::mem::take(arena);

@@ -254,7 +254,7 @@ impl<T> Connection<T> {
         }
     }
 
-    /// The version of `api` to use.
+    /// The newest version of `api` that both sides know.
     pub(super) fn version(&self, api: Api) -> i16 {
         let newest = self.versions.newest(api);
         newest.expect("open refuses brokers without a common version")
@@ -281,14 +281,14 @@ impl<T> Connection<T> {
     /// Queues a request, which `request` writes with the head it is given.
     pub(super) fn send(
         &mut self,
-        api: Api,
+        version: i16,
         client_id: &str,
         what: T,
         now: Instant,
         request: impl FnOnce(Head<'_>, &mut VecDeque<Piece>),
     ) {
         let head = Head {
-            version: self.version(api),
+            version,
             correlation_id: self.next_correlation_id,
             client_id,
         };

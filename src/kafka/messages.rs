@@ -13,8 +13,9 @@ use std::ops::RangeInclusive;
 
 use super::Error;
 
-/// A request there is.
+/// A request there is, by the name Kafka gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names)]
 pub(super) enum Api {
     Produce,
     Metadata,
@@ -54,8 +55,8 @@ impl Api {
     }
 }
 
-/// Produce answers topics by id from here on, and is asked by id.
-const PRODUCE_BY_ID: i16 = 13;
+/// From this version on Produce names topics by id, not by name.
+pub(super) const PRODUCE_BY_ID: i16 = 13;
 
 /// Identifies one life of a topic.
 pub(super) type TopicId = [u8; 16];

@@ -39,8 +39,8 @@ const VARINT_LEN_MAX: usize = 10;
 
 /// Uncompressed bytes of one LZ4 block.
 ///
-/// 64 KiB: larger blocks save 1 % of the output of broker logs and cost 10 % more time, for the
-/// match table no longer fits the first-level cache.
+/// 64 KiB: of broker logs it makes 14.5 % at 1,690 MB/s, blocks of 1 MiB 13.2 % at 1,410 MB/s. The
+/// host's processor is dearer than its wire.
 const LZ4_BLOCK_LEN: usize = 64 * 1024;
 /// Frame header: magic; version 1, independent blocks, no checksums; blocks of at most 64 KiB;
 /// checksum of the header.
@@ -310,7 +310,7 @@ enum Codec {
     None,
     Gzip(Compress),
     Snappy {
-        encoder: snap::raw::Encoder,
+        encoder: Box<snap::raw::Encoder>,
         block: Vec<u8>,
     },
     Lz4 {
@@ -327,7 +327,7 @@ impl Encoder {
             Compression::None => Codec::None,
             Compression::Gzip => Codec::Gzip(Compress::new_gzip(flate2::Compression::new(6), 15)),
             Compression::Snappy => Codec::Snappy {
-                encoder: snap::raw::Encoder::new(),
+                encoder: Box::new(snap::raw::Encoder::new()),
                 block: vec![0; snap::raw::max_compress_len(SNAPPY_BLOCK_LEN)],
             },
             Compression::Lz4 => Codec::Lz4 {
@@ -357,6 +357,10 @@ impl Encoder {
         } = arena;
         let mut out = self.spare.pop().unwrap_or_default();
         out.clear();
+        if let Codec::None = self.codec {
+            // It becomes the next arena, which will be as long, and should not grow by doubling.
+            out.reserve_exact(arena.bytes.len());
+        }
         out.resize(HEADER_LEN, 0);
         let records = arena.records();
         let attributes: i16 = match &mut self.codec {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ pub enum Trouble {
     AppendedAndMisnamed,
     /// It is appended and never answered.
     AppendedAndSilent,
+    /// It is appended and answered, and then the connection closed.
+    AnsweredAndHungUp,
     /// It is appended, and the client told to wait.
     Throttle(Duration),
     /// The broker restarts before it: it remembers only the last batch of each partition.
@@ -57,6 +59,9 @@ pub enum Trouble {
     Amnesia,
 }
 
+/// Base sequence, last sequence and offset of a batch.
+type Remembered = (i32, i32, i64);
+
 #[derive(Debug, Default)]
 struct State {
     /// For each Produce request that comes.
@@ -64,8 +69,8 @@ struct State {
     /// Answer nothing before as many Produce requests of one connection are there.
     hold: usize,
     logs: BTreeMap<i32, Vec<Record>>,
-    /// Base sequence, last sequence and offset of the last batches, by partition and producer.
-    memory: BTreeMap<(i32, i64), VecDeque<(i32, i32, i64)>>,
+    /// The last batches, by partition and producer.
+    memory: BTreeMap<(i32, i64), VecDeque<Remembered>>,
     strict: bool,
     next_producer_id: i64,
     failing_producer_ids: u32,
@@ -86,7 +91,6 @@ struct State {
 pub struct Broker {
     pub address: String,
     state: Arc<Mutex<State>>,
-    changed: Arc<Condvar>,
 }
 
 impl Broker {
@@ -103,7 +107,6 @@ impl Broker {
                 produce_versions: (3, 11),
                 ..State::default()
             })),
-            changed: Arc::new(Condvar::new()),
         };
         let accepting = broker.clone();
         thread::spawn(move || {
@@ -376,7 +379,6 @@ impl Broker {
         if let Trouble::Throttle(time) = trouble {
             answer.throttle_time_ms = time.as_millis() as i32;
         }
-        self.changed.notify_all();
         match trouble {
             Trouble::Cut | Trouble::AppendedAndCut => {
                 out.clear();
@@ -395,7 +397,7 @@ impl Broker {
             Trouble::AppendedAndGarbled => out.extend([0xff, 0xff, 0xff, 0x7f].repeat(5)),
             _ => answer.encode(out, version).unwrap(),
         }
-        true
+        !matches!(trouble, Trouble::AnsweredAndHungUp)
     }
 }
 

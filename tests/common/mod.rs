@@ -34,7 +34,7 @@ pub fn samples(first: usize, n: usize) -> Vec<Sample> {
     let sample = |n: usize| Sample {
         // Forwards, backwards, and equal.
         timestamp_ms: now.as_millis() as i64 + [0, 700, -300, 5][n % 4],
-        key: (n % 3 != 0).then(|| b"host/var/log/kafka/server.log".to_vec()),
+        key: (!n.is_multiple_of(3)).then(|| b"host/var/log/kafka/server.log".to_vec()),
         value: match n % 5 {
             0 => Vec::new(),
             1 => vec![0, 0xff, b'\n', n as u8],
