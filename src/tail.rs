@@ -110,6 +110,7 @@ struct Hub<'a> {
     ready: VecDeque<SourceId>,
     timers: BTreeSet<(Instant, SourceId)>,
     room: Vec<u8>,
+    room_lent_to: Option<SourceId>,
     scratch: Vec<u8>,
     scan_due: Instant,
 
@@ -254,6 +255,7 @@ impl<'a> Hub<'a> {
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
             room: Vec::new(),
+            room_lent_to: None,
             scratch: Vec::new(),
             scan_due: now,
             dirty: false,
@@ -313,16 +315,37 @@ impl<'a> Hub<'a> {
             };
             life.queued = false;
             self.timers_remove(&mut life);
-            life.events.attach(std::mem::take(&mut self.room));
+            self.lend_room(&mut life);
             let turn =
                 self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
-            self.room = life.events.detach();
+            if turn != Turn::Blocked {
+                self.take_room_back(&mut life);
+            }
             self.lives.insert(source, life);
             if !self.after_turn(source, turn) {
                 return false;
             }
         }
         true
+    }
+
+    /// Gives the file the room to read into. One that had to stop amid its events kept it, for
+    /// they need not move then, and it is the first to go on.
+    fn lend_room(&mut self, life: &mut Life) {
+        if self.room_lent_to == Some(life.source) {
+            return;
+        }
+        if let Some(mut other) = self.room_lent_to.and_then(|source| self.lives.remove(&source)) {
+            self.take_room_back(&mut other);
+            self.lives.insert(other.source, other);
+        }
+        life.events.attach(std::mem::take(&mut self.room));
+        self.room_lent_to = Some(life.source);
+    }
+
+    fn take_room_back(&mut self, life: &mut Life) {
+        self.room = life.events.detach();
+        self.room_lent_to = None;
     }
 
     fn on_read_error(&mut self, life: &Life, error: &io::Error) -> Turn {

@@ -204,7 +204,9 @@ impl LineBuffer {
     pub fn read_from(&mut self, file: &File) -> io::Result<(usize, usize)> {
         let shift = self.make_room();
         let offset = self.read_offset();
-        let n = file.read_at(&mut self.bytes[self.filled..], offset)?;
+        // Not all of the room: it would grow by a read whenever a read's events had to wait.
+        let end = self.bytes.len().min(self.filled + READ_BYTES);
+        let n = file.read_at(&mut self.bytes[self.filled..end], offset)?;
         self.filled += n;
         Ok((n, shift))
     }
