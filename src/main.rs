@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use log_shipper::cli::{Args, Command, ConfigArg, EXIT_USAGE, check};
+use log_shipper::cli::{Args, Command, ConfigArg, EXIT_USAGE, check, demo};
 use log_shipper::config::{Config, Walk};
 use log_shipper::error::Error;
 use log_shipper::metrics::{IndexCounters, TailCounters};
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     };
     let result = match args.command {
         Command::Check(arg) => return ExitCode::from(check::run(&arg.config)),
-        Command::Demo(_) => todo!(),
+        Command::Demo(args) => demo::run(&args),
         Command::Tail(arg) => run_tail(&arg),
         Command::Index(arg) => run_index(&arg),
     };

@@ -45,7 +45,6 @@ use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat, read_range};
 use multiline::EventBuffer;
 use registry::{Entry, Registry, Saver, StoredPath};
 
-
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
 const TURN_BYTES: usize = 1024 * 1024;
 
@@ -302,16 +301,21 @@ impl<'a> Hub<'a> {
     /// Gives each ready file a turn; `false` if no batch could be sealed.
     fn read_ready(&mut self) -> bool {
         for _ in 0..self.ready.len() {
-            let Some(source) = self.ready.pop_front() else { break };
+            let Some(source) = self.ready.pop_front() else {
+                break;
+            };
             if !self.bound_open_batches() {
                 self.ready.push_front(source);
                 return false;
             }
-            let Some(mut life) = self.lives.remove(&source) else { continue };
+            let Some(mut life) = self.lives.remove(&source) else {
+                continue;
+            };
             life.queued = false;
             self.timers_remove(&mut life);
             life.events.attach(std::mem::take(&mut self.room));
-            let turn = self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
+            let turn =
+                self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
             self.room = life.events.detach();
             self.lives.insert(source, life);
             if !self.after_turn(source, turn) {
@@ -411,7 +415,8 @@ impl<'a> Hub<'a> {
     }
 
     fn successor_has_bytes(&self, life: &Life) -> bool {
-        let successor = self.streams[life.stream].queue.get(1).and_then(|next| self.lives.get(next));
+        let successor =
+            self.streams[life.stream].queue.get(1).and_then(|next| self.lives.get(next));
         successor.is_some_and(|next| Stat::of(&next.file).is_ok_and(|stat| stat.size > 0))
     }
 
@@ -512,7 +517,8 @@ impl<'a> Hub<'a> {
             return false;
         }
         let spare = self.spare.pop();
-        let fresh = spare.unwrap_or_else(|| RecordArena::with_capacity(self.config.batch.bytes_max));
+        let fresh =
+            spare.unwrap_or_else(|| RecordArena::with_capacity(self.config.batch.bytes_max));
         let open = &mut self.open[slot];
         let batch = Batch {
             id: BatchId(self.next_batch),
@@ -745,8 +751,12 @@ impl<'a> Hub<'a> {
         paths.sort();
         paths.dedup();
         for path in paths {
-            let Some(input) = self.input_for(&path) else { continue };
-            let Ok(neighbours) = discover::neighbours(&path) else { continue };
+            let Some(input) = self.input_for(&path) else {
+                continue;
+            };
+            let Ok(neighbours) = discover::neighbours(&path) else {
+                continue;
+            };
             let stream = self.stream_for(&path, input);
             let found = arrivals.entry(stream).or_default();
             let entries: Vec<&Entry> =
@@ -783,7 +793,9 @@ impl<'a> Hub<'a> {
         }
         let Some(newest) = newest else { return };
         let Stream { path, input, .. } = &self.streams[stream];
-        let Ok(neighbours) = discover::neighbours(path) else { return };
+        let Ok(neighbours) = discover::neighbours(path) else {
+            return;
+        };
         for (name, stat) in neighbours {
             let is_sibling = name != *path && discover::written_under(&name) == *path;
             let is_known = self.by_inode.contains_key(&stat.inode)
@@ -1002,9 +1014,8 @@ impl<'a> Hub<'a> {
     fn forget_absent(&mut self) {
         let n_scans = self.n_scans;
         let n_before = self.finished.len();
-        self.finished.retain(|_, file| {
-            file.seen_in_scan == 0 || file.seen_in_scan + ABSENT_SCANS > n_scans
-        });
+        self.finished
+            .retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan + ABSENT_SCANS > n_scans);
         self.dirty |= self.finished.len() != n_before;
     }
 
@@ -1070,7 +1081,9 @@ impl<'a> Hub<'a> {
 
     /// Closes a life that was read to its end, once all of it is settled.
     fn close_if_settled(&mut self, source: SourceId) {
-        let Some(life) = self.lives.get(&source) else { return };
+        let Some(life) = self.lives.get(&source) else {
+            return;
+        };
         let offset = life.events.event_offset();
         // What lies in an open batch has left the file and is not in the ledger yet.
         if life.phase != Phase::Closing || self.ledger.settled(source) != Some(offset) {
@@ -1112,7 +1125,9 @@ impl<'a> Hub<'a> {
     // ---- turns and timers ----
 
     fn enqueue(&mut self, source: SourceId) {
-        let Some(life) = self.lives.get_mut(&source) else { return };
+        let Some(life) = self.lives.get_mut(&source) else {
+            return;
+        };
         let is_read = matches!(life.phase, Phase::Reading | Phase::Lingering);
         if is_read && !life.queued && self.streams[life.stream].slot.is_some() {
             life.queued = true;
@@ -1302,9 +1317,8 @@ fn compare(entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
 
 /// Tells whether a file is known to be gone: its folder can be read and holds no such file.
 fn is_gone(entry: &Entry) -> bool {
-    let is_entry = |stat: &Stat| {
-        stat.inode.ino == entry.inode.ino && stat.btime_ns == entry.btime_ns
-    };
+    let is_entry =
+        |stat: &Stat| stat.inode.ino == entry.inode.ino && stat.btime_ns == entry.btime_ns;
     discover::neighbours(&PathBuf::from(&entry.path))
         .is_ok_and(|neighbours| !neighbours.iter().any(|(_, stat)| is_entry(stat)))
 }

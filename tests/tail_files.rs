@@ -189,7 +189,10 @@ fn a_backlog_goes_out_oldest_first_and_once() {
     let shipper = scene.start();
     scene.wait_for_records(40, &shipper);
     for name in names {
-        shipper.wait_for_log(&format!("file finished: name={}", scene.logs.path(name).display()), LIMIT);
+        shipper.wait_for_log(
+            &format!("file finished: name={}", scene.logs.path(name).display()),
+            LIMIT,
+        );
     }
     assert_eq!(scene.values_after(40, shipper), numbered(0..40));
 
@@ -382,7 +385,18 @@ fn two_files_of_the_same_content_are_both_shipped() {
     assert_eq!(covered(scene.records()), [21, 21]);
     let mut values = scene.values();
     values.sort();
-    assert_eq!(values, [numbered(0..1), numbered(0..1), numbered(1..2), numbered(1..2), numbered(2..3), numbered(2..3)].concat());
+    assert_eq!(
+        values,
+        [
+            numbered(0..1),
+            numbered(0..1),
+            numbered(1..2),
+            numbered(1..2),
+            numbered(2..3),
+            numbered(2..3)
+        ]
+        .concat()
+    );
 }
 
 #[test]
@@ -404,7 +418,8 @@ fn a_file_of_two_names_is_shipped_once_under_the_first() {
 fn what_is_not_a_regular_file_is_left_out_with_one_warning() {
     let mut scene = Scene::new("*.log");
     scene.logs.append("secret", "secret\n");
-    std::os::unix::fs::symlink(scene.logs.path("secret"), scene.logs.path("a.log")).expect("linked");
+    std::os::unix::fs::symlink(scene.logs.path("secret"), scene.logs.path("a.log"))
+        .expect("linked");
     std::os::unix::fs::symlink(scene.logs.path("b.log"), scene.logs.path("b.log")).expect("linked");
     make_fifo(&scene.logs.path("c.log"));
     fs::create_dir(scene.logs.path("d.log")).expect("made");

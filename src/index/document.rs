@@ -7,6 +7,7 @@
 //!
 //! Source: ECS 8; elastic/beats, `filebeat/module/kafka/log/`.
 
+use super::event::lossy;
 use super::fields::Fields;
 use super::kafka_log::Level;
 use super::origin::write_number;
@@ -29,11 +30,7 @@ impl DocumentWriter {
 
     /// Appends the document of `fields`, without a line end.
     pub fn write(&mut self, out: &mut Vec<u8>, fields: &Fields<'_>) {
-        let Fields {
-            event,
-            parsed,
-            origin,
-        } = *fields;
+        let Fields { event, parsed, origin } = *fields;
         out.extend_from_slice(br#"{"@timestamp":""#);
         self.times.write(out, fields.timestamp_ms());
         out.extend_from_slice(br#"","message":"#);
@@ -77,38 +74,44 @@ impl DocumentWriter {
         });
         object(out, "fields", |out| {
             for (name, value) in fields.envelope_fields() {
-                member(out, name, |out| write_json(out, value));
+                write_string(out, name);
+                out.push(b':');
+                write_json(out, value);
+                out.push(b',');
             }
             for (name, value) in origin.fields() {
-                member(out, name, |out| write_lossy_string(out, value));
+                write_string(out, name);
+                out.push(b':');
+                write_string(out, &lossy(value));
+                out.push(b',');
             }
         });
         let envelope = event.envelope.as_ref();
         let tags = envelope.map_or(&[][..], |envelope| &envelope.tags);
         if event.lossy || !tags.is_empty() {
-            member(out, "tags", |out| {
-                out.push(b'[');
-                for tag in tags {
-                    write_json(out, tag);
-                    out.push(b',');
-                }
-                if event.lossy {
-                    write_string(out, INVALID_UTF8);
-                } else {
-                    out.pop(); // the comma behind the last tag
-                }
-                out.push(b']');
-            });
+            key(out, "tags");
+            out.push(b'[');
+            for tag in tags {
+                write_json(out, tag);
+                out.push(b',');
+            }
+            if event.lossy {
+                write_string(out, INVALID_UTF8);
+            } else {
+                out.pop(); // the comma behind the last tag
+            }
+            out.extend_from_slice(b"],");
         }
         out.extend_from_slice(br#""event":{"dataset":"kafka.log"},"service":{"type":"kafka"}}"#);
     }
 }
 
 /// Appends an object as a member, with a comma behind it; one without members is left out.
-fn object(out: &mut Vec<u8>, name: &str, members: impl FnOnce(&mut Vec<u8>)) {
+#[inline]
+fn object(out: &mut Vec<u8>, name: &'static str, members: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
-    write_string(out, name);
-    out.extend_from_slice(b":{");
+    key(out, name);
+    out.push(b'{');
     let inside = out.len();
     members(out);
     if out.len() == inside {
@@ -119,33 +122,34 @@ fn object(out: &mut Vec<u8>, name: &str, members: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(b"},");
 }
 
-/// Appends a member, with a comma behind it.
-fn member(out: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
-    write_string(out, name);
-    out.push(b':');
-    value(out);
-    out.push(b',');
-}
-
-fn text(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+#[inline]
+fn text(out: &mut Vec<u8>, name: &'static str, value: Option<&str>) {
     if let Some(value) = value {
-        member(out, name, |out| write_string(out, value));
+        key(out, name);
+        write_string(out, value);
+        out.push(b',');
     }
 }
 
-fn number(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
+#[inline]
+fn number(out: &mut Vec<u8>, name: &'static str, value: Option<u64>) {
     if let Some(value) = value {
-        member(out, name, |out| write_number(out, value));
+        key(out, name);
+        write_number(out, value);
+        out.push(b',');
     }
+}
+
+/// Appends a name of the schema, which needs no escapes, and the colon behind it.
+#[inline]
+fn key(out: &mut Vec<u8>, name: &'static str) {
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 fn write_json(out: &mut Vec<u8>, value: &serde_json::Value) {
     serde_json::to_writer(out, value).expect("a Vec takes everything, and keys are strings");
-}
-
-/// Appends `value` as a JSON string, with U+FFFD for what is not UTF-8.
-fn write_lossy_string(out: &mut Vec<u8>, value: &[u8]) {
-    write_string(out, &String::from_utf8_lossy(value));
 }
 
 /// Appends `value` as a JSON string.
@@ -212,11 +216,7 @@ mod tests {
         let event = Event::from_value(value);
         let parsed = parse(&event.text, &mut TimeReader::new(TimeZone::UTC));
         let origin = Origin::new("broker-logs", 3, 42, 1_795_389_596_230, headers);
-        let fields = Fields {
-            event: &event,
-            parsed: &parsed,
-            origin: &origin,
-        };
+        let fields = Fields { event: &event, parsed: &parsed, origin: &origin };
         inspect(&fields);
         let mut out = Vec::new();
         DocumentWriter::new().write(&mut out, &fields);
@@ -317,11 +317,7 @@ mod tests {
                 other => other.expect(name).to_string(),
             };
             document(ERROR, &HEADERS, |fields| {
-                assert_eq!(
-                    field.value(fields).as_deref(),
-                    Some(in_document.as_str()),
-                    "{name}"
-                );
+                assert_eq!(field.value(fields).as_deref(), Some(in_document.as_str()), "{name}");
             });
         }
     }
@@ -347,17 +343,7 @@ mod tests {
     #[test]
     fn strings_are_escaped_wherever_the_special_byte_stands() {
         for len in [0, 1, 15, 16, 17, 31, 32, 33, 100] {
-            for special in [
-                "",
-                "\"",
-                "\\",
-                "\n",
-                "\0",
-                "\x1f",
-                "\u{7f}",
-                "\u{2028}",
-                "\u{1f600}",
-            ] {
+            for special in ["", "\"", "\\", "\n", "\0", "\x1f", "\u{7f}", "\u{2028}", "\u{1f600}"] {
                 for at in 0..=len {
                     let text = format!("{}{special}{}", "x".repeat(at), "y".repeat(len - at));
                     let mut out = Vec::new();

@@ -7,7 +7,8 @@
 //!
 //! | answer | what becomes of it |
 //! |---|---|
-//! | no connection, time-out, 408, 5xx, no bulk answer | the other hosts, then again, backing off |
+//! | no connection, 408, 5xx, no bulk answer | the other hosts, then again, backing off |
+//! | time-out | likewise, uncompressed, and in halves once every host took too long |
 //! | request 429 | again in halves, after `Retry-After` or a growing wait |
 //! | request 413 | in parts half as large; a single document is rejected; the limit is remembered |
 //! | request 400 `action_request_validation_exception` | in halves, down to the document that is to blame, which is rejected |
@@ -24,9 +25,12 @@
 //! Memory: a whole body is sent from where it lies. A second copy is made of the documents that
 //! go again out of the middle of a body, and of a compressed body.
 //!
+//! A compressed body that exceeds `http.max_content_length` when unpacked is answered 413 by
+//! Elasticsearch 8.17, but never by 9.2.0, which answers the uncompressed one: so whatever follows
+//! a failure, or is larger than what is known to pass, goes uncompressed.
+//!
 //! Absent on purpose: chunked request bodies (OpenSearch warns of them), redirects, sniffing.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs;
@@ -41,11 +45,17 @@ use std::time::{Duration, Instant};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use log::{debug, error, info, warn};
-use serde::Deserialize;
-use ureq::Agent;
 use ureq::http::{HeaderValue, Response, Uri, header};
+use ureq::{Agent, Timeout};
 
+use self::verdict::{Refused, Verdict, excerpt, verdicts};
 use crate::config::ElasticsearchConfig;
+
+pub use self::body::BulkBody;
+pub use self::verdict::{Outcome, Reject};
+
+mod body;
+mod verdict;
 
 /// Asks for what a verdict needs and no more: 26 bytes an item instead of 180, and the entries
 /// stay one for one and in order, for each has a status. `error.type` and `error.reason` are
@@ -65,193 +75,6 @@ const WAIT_SLICE: Duration = Duration::from_millis(50);
 /// Rounds in a row without an outcome after which being busy is worth a warning: a few are
 /// ordinary back pressure.
 const BUSY_ROUNDS: u32 = 3;
-
-/// Bytes of a server's reason that are kept: it may quote a whole document.
-const REASON_BYTES_MAX: usize = 1024;
-
-/// Documents on their way to `_bulk`, as the request body they become.
-#[derive(Debug, Default)]
-pub struct BulkBody {
-    bytes: Vec<u8>,
-    /// Where each item ends; it starts where the one before ended.
-    ends: Vec<usize>,
-}
-
-impl BulkBody {
-    /// Returns an empty body.
-    pub fn new() -> BulkBody {
-        BulkBody::default()
-    }
-
-    /// Empties the body and keeps its memory.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
-    /// Opens an item and returns the buffer to append the document to; [`end`](BulkBody::end)
-    /// closes it.
-    ///
-    /// The document is one JSON object on one line. An `id` of more than 512 bytes is rejected
-    /// by Elasticsearch, at the price of some extra requests.
-    pub fn begin(&mut self, index: &str, id: &str) -> &mut Vec<u8> {
-        self.bytes.extend_from_slice(br#"{"create":{"_index":"#);
-        append_string(&mut self.bytes, index);
-        self.bytes.extend_from_slice(br#","_id":"#);
-        append_string(&mut self.bytes, id);
-        self.bytes.extend_from_slice(b"}}\n");
-        &mut self.bytes
-    }
-
-    /// Closes the item that [`begin`](BulkBody::begin) opened.
-    pub fn end(&mut self) {
-        self.bytes.push(b'\n');
-        self.ends.push(self.bytes.len());
-        debug_assert_eq!(
-            memchr::memchr_iter(b'\n', self.item(self.ends.len() - 1)).count(),
-            2,
-            "an item is two lines"
-        );
-    }
-
-    /// Size of the request body in bytes.
-    #[expect(clippy::len_without_is_empty, reason = "n_items says it")]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// How many items were closed.
-    pub fn n_items(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn start(&self, item: usize) -> usize {
-        if item == 0 { 0 } else { self.ends[item - 1] }
-    }
-
-    fn item(&self, item: usize) -> &[u8] {
-        &self.bytes[self.start(item)..self.ends[item]]
-    }
-
-    fn len_of(&self, items: &[usize]) -> usize {
-        items.iter().map(|&item| self.item(item).len()).sum()
-    }
-
-    /// Returns the request body of `items`, which ascend: where it lies if they are neighbours,
-    /// else copied to `scratch`.
-    fn gather<'a>(&'a self, items: &[usize], scratch: &'a mut Vec<u8>) -> &'a [u8] {
-        let (Some(&first), Some(&last)) = (items.first(), items.last()) else {
-            return &[];
-        };
-        if last - first + 1 == items.len() {
-            return &self.bytes[self.start(first)..self.ends[last]];
-        }
-        scratch.clear();
-        for &item in items {
-            scratch.extend_from_slice(self.item(item));
-        }
-        scratch
-    }
-
-    /// Cuts `items` into runs of at most `len_max` bytes; a larger item stands alone.
-    fn split(&self, items: &[usize], len_max: usize) -> Vec<Vec<usize>> {
-        let mut parts: Vec<Vec<usize>> = Vec::new();
-        let mut len = 0;
-        for &item in items {
-            let item_len = self.item(item).len();
-            match parts.last_mut() {
-                Some(part) if len + item_len <= len_max => {
-                    part.push(item);
-                    len += item_len;
-                }
-                _ => {
-                    parts.push(vec![item]);
-                    len = item_len;
-                }
-            }
-        }
-        parts
-    }
-
-    /// Returns the index that an item was meant for.
-    fn index_of(&self, item: usize) -> String {
-        #[derive(Deserialize)]
-        struct Action<'a> {
-            #[serde(borrow)]
-            create: Target<'a>,
-        }
-        #[derive(Deserialize)]
-        struct Target<'a> {
-            #[serde(borrow)]
-            _index: Cow<'a, str>,
-        }
-        let mut actions = serde_json::Deserializer::from_slice(self.item(item));
-        let action = Action::deserialize(&mut actions).expect("begin() wrote the action line");
-        action.create._index.into_owned()
-    }
-}
-
-fn append_string(bytes: &mut Vec<u8>, string: &str) {
-    serde_json::to_writer(bytes, string).expect("writing to memory does not fail");
-}
-
-/// What finally became of a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is indexed now.
-    Created,
-    /// It was there already.
-    Duplicate,
-    /// Its index could not take it; the data stream's failure store did (Elasticsearch 9.1).
-    FailureStore,
-    /// It will never be taken.
-    Rejected(Reject),
-}
-
-/// What Elasticsearch said against a document or a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reject {
-    /// HTTP status of the item or of the request.
-    pub status: u16,
-    /// Its `error.type`, e.g. `document_parsing_exception`; empty if it gave none.
-    pub error_type: String,
-    /// Its words, cut to 1 KiB; they may quote the document.
-    pub reason: String,
-    /// The index the document was meant for; empty if the whole request is meant.
-    pub index: String,
-}
-
-impl Reject {
-    fn new(status: u16, error_type: &str, reason: &str, index: String) -> Reject {
-        let mut len = reason.len().min(REASON_BYTES_MAX);
-        while !reason.is_char_boundary(len) {
-            len -= 1;
-        }
-        Reject {
-            status,
-            error_type: error_type.to_owned(),
-            reason: reason[..len].to_owned(),
-            index,
-        }
-    }
-}
-
-/// For logs: nothing of what the server or a document says can forge a line or a colour.
-impl fmt::Display for Reject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "status={}", self.status)?;
-        if !self.index.is_empty() {
-            write!(f, " index={}", self.index.escape_debug())?;
-        }
-        if !self.error_type.is_empty() {
-            write!(f, " type={}", self.error_type.escape_debug())?;
-        }
-        if !self.reason.is_empty() {
-            write!(f, " reason=\"{}\"", self.reason.escape_debug())?;
-        }
-        Ok(())
-    }
-}
 
 /// How the delivery fares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -295,7 +118,9 @@ pub struct Counters {
     pub requests: u64,
     /// Bytes of request bodies as sent, compressed where they were.
     pub bytes: u64,
-    /// Documents that had to be sent again, by reason; one document may count often.
+    /// Documents that had to be sent again, by reason; one document may count often. Reasons:
+    /// `unreachable`, `timeout`, `server_error`, `garbled`, `busy`, `failed` (5xx of an item),
+    /// `blocked`, `too_large`, `invalid` (among others that are).
     pub retried: BTreeMap<&'static str, u64>,
 }
 
@@ -381,22 +206,35 @@ enum Reply {
     Busy(Reject, Option<Duration>),
     /// The request was refused, whatever is in it.
     Blocked(Reject),
-    /// Whether the request arrived is not known, or this host cannot serve it; says why.
-    Failed(&'static str, String, Option<Duration>),
+    /// Whether the request arrived is not known, or this host cannot serve it; says why, fit
+    /// for a log.
+    Failed(Failure, String, Option<Duration>),
 }
 
-#[derive(Debug, PartialEq)]
-enum Verdict {
-    Final(Outcome),
-    /// Send it again: the server was busy or failed.
-    Again(Reject),
-    /// Send it again, slowly: something else than the document must change first.
-    Held(Reject),
+/// Why the fate of a request is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    Unreachable,
+    Timeout,
+    ServerError,
+    Garbled,
+}
+
+impl Failure {
+    /// Its name in [`Counters::retried`].
+    fn as_str(self) -> &'static str {
+        match self {
+            Failure::Unreachable => "unreachable",
+            Failure::Timeout => "timeout",
+            Failure::ServerError => "server_error",
+            Failure::Garbled => "garbled",
+        }
+    }
 }
 
 /// Why documents are left after a round; the worst reason of all is kept.
 enum Trouble {
-    Failed(String),
+    Failed(Failure, String),
     Busy(Reject, Option<Duration>),
     Blocked(Reject),
 }
@@ -406,22 +244,17 @@ impl Bulk {
     ///
     /// Errors: a host that is no `http://` address, or a secret's file that cannot be read.
     pub fn new(config: &ElasticsearchConfig) -> io::Result<Bulk> {
-        let credentials = match (
-            &config.username,
-            &config.password_file,
-            &config.api_key_file,
-        ) {
+        let credentials = match (&config.username, &config.password_file, &config.api_key_file) {
             (_, _, Some(path)) => Credentials::ApiKey(path.clone()),
-            (Some(username), Some(path), None) => Credentials::Basic {
-                username: username.clone(),
-                password: path.clone(),
-            },
+            (Some(username), Some(path), None) => {
+                Credentials::Basic { username: username.clone(), password: path.clone() }
+            }
             _ => Credentials::None,
         };
         let hosts = config
             .hosts
             .iter()
-            .map(|host| Host::new(host))
+            .map(|host| Host::new(host, config.request_timeout))
             .collect::<io::Result<Vec<Host>>>()?;
         if hosts.is_empty() {
             return Err(invalid("elasticsearch.hosts is empty".to_owned()));
@@ -459,10 +292,7 @@ impl Bulk {
 
     /// Returns the means to end deliveries of this client.
     pub fn interrupter(&self) -> Interrupter {
-        Interrupter {
-            stopped: Arc::clone(&self.stopped),
-            agent: self.agent.clone(),
-        }
+        Interrupter { stopped: Arc::clone(&self.stopped), agent: self.agent.clone() }
     }
 
     /// What has been done so far.
@@ -491,18 +321,21 @@ impl Bulk {
             let left_before: usize = parts.iter().map(Vec::len).sum();
             let trouble = self.round(body, &mut parts, outcomes);
             let left: usize = parts.iter().map(Vec::len).sum();
-            idle_rounds = if left < left_before {
-                0
-            } else {
-                idle_rounds + 1
-            };
+            idle_rounds = if left < left_before { 0 } else { idle_rounds + 1 };
             if self.stopped() {
                 break;
             }
             match trouble {
                 None => self.set_state(State::Working, on_state),
-                Some(Trouble::Failed(why)) => {
-                    if self.next_host().is_err() && self.hosts.iter().all(|h| h.failures > 0) {
+                Some(Trouble::Failed(failure, why)) => {
+                    // More than a node can do in the time it has would time out for ever.
+                    if failure == Failure::Timeout
+                        && idle_rounds as usize > self.hosts.len()
+                        && let Some(part) = parts.pop_front()
+                    {
+                        prepend(&mut parts, halves(&part));
+                    }
+                    if self.next_host().is_err() {
                         self.set_state(State::Unreachable(why), on_state);
                     }
                     while let Err(wait) = self.next_host()
@@ -547,11 +380,7 @@ impl Bulk {
                                 outcomes[item] = Some(outcome);
                             }
                             Verdict::Again(reject) => {
-                                let reason = if reject.status == 429 {
-                                    "busy"
-                                } else {
-                                    "failed"
-                                };
+                                let reason = if reject.status == 429 { "busy" } else { "failed" };
                                 self.counters.retry(reason, 1);
                                 again.push(item);
                                 if trouble.is_none() {
@@ -601,10 +430,10 @@ impl Bulk {
                     trouble = Some(Trouble::Blocked(reject));
                     break;
                 }
-                Reply::Failed(reason, why, _) => {
-                    self.counters.retry(reason, part.len());
+                Reply::Failed(failure, why, _) => {
+                    self.counters.retry(failure.as_str(), part.len());
                     parts.push_front(part);
-                    trouble = Some(Trouble::Failed(why));
+                    trouble = Some(Trouble::Failed(failure, why));
                     break;
                 }
             }
@@ -618,9 +447,7 @@ impl Bulk {
 
     /// Sends `items` to the host whose turn it is, and keeps the book on hosts.
     fn send(&mut self, body: &BulkBody, items: &[usize]) -> Reply {
-        let Ok(host) = self.next_host() else {
-            return Reply::Failed("unreachable", "every host is set aside".to_owned(), None);
-        };
+        let host = self.next_host().unwrap_or(self.host);
         self.host = host;
         let mut scratch = std::mem::take(&mut self.scratch);
         let bytes = body.gather(items, &mut scratch);
@@ -632,7 +459,16 @@ impl Bulk {
         }
         let reply = match answer {
             Ok(response) => self.judge(&response, body, items),
-            Err(problem) => Reply::Failed("unreachable", problem.to_string(), None),
+            Err(problem) => {
+                let failure = match problem {
+                    ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+                        Failure::Unreachable
+                    }
+                    ureq::Error::Timeout(_) => Failure::Timeout,
+                    _ => Failure::Unreachable,
+                };
+                Reply::Failed(failure, printable(&problem.to_string()), None)
+            }
         };
         self.scratch = scratch;
         if self.stopped() {
@@ -647,11 +483,7 @@ impl Bulk {
                 let wait = between(backoff / 2, backoff).max(retry_after.unwrap_or_default());
                 host.until = Instant::now() + wait;
                 if attempt == 0 {
-                    warn!(
-                        "Elasticsearch host={} fails: {}; sending again",
-                        host.name,
-                        why.escape_debug()
-                    );
+                    warn!("Elasticsearch host={} fails: {why}; sending again", host.name);
                 }
             }
             _ if attempt > 0 => {
@@ -666,14 +498,12 @@ impl Bulk {
     /// Makes one request; the answer's body stands in `self.answer`.
     fn request(&mut self, bytes: &[u8], n_items: usize) -> Result<Response<()>, ureq::Error> {
         let host = &self.hosts[self.host];
-        let mut request = self
-            .agent
-            .post(&host.bulk)
-            .header(header::CONTENT_TYPE, "application/x-ndjson");
+        let mut request =
+            self.agent.post(&host.bulk).header(header::CONTENT_TYPE, "application/x-ndjson");
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let sent = if self.gzip {
+        let sent = if self.gzip && host.failures == 0 && bytes.len() <= self.len_max {
             self.zipped.clear();
             let mut encoder = GzEncoder::new(&mut self.zipped, Compression::fast());
             encoder.write_all(bytes)?;
@@ -703,7 +533,7 @@ impl Bulk {
         if status == 200 {
             return match verdicts(&self.answer, body, items) {
                 Ok(verdicts) => Reply::Items(verdicts),
-                Err(problem) => Reply::Failed("garbled", problem, None),
+                Err(problem) => Reply::Failed(Failure::Garbled, printable(&problem), None),
             };
         }
         let refused = Refused::parse(&self.answer);
@@ -719,8 +549,8 @@ impl Bulk {
             400 if reject.error_type == "action_request_validation_exception" => {
                 Reply::Invalid(reject)
             }
-            408 | 500.. => Reply::Failed("server_error", reject.to_string(), retry_after),
-            ..300 => Reply::Failed("garbled", reject.to_string(), None),
+            408 | 500.. => Reply::Failed(Failure::ServerError, reject.to_string(), retry_after),
+            ..300 => Reply::Failed(Failure::Garbled, reject.to_string(), None),
             _ => Reply::Blocked(reject),
         }
     }
@@ -729,19 +559,16 @@ impl Bulk {
     fn next_host(&self) -> Result<usize, Duration> {
         let now = Instant::now();
         let turn = |n: usize| (self.host + n) % self.hosts.len();
-        (0..self.hosts.len())
-            .map(turn)
-            .find(|&host| self.hosts[host].until <= now)
-            .ok_or_else(|| {
+        (0..self.hosts.len()).map(turn).find(|&host| self.hosts[host].until <= now).ok_or_else(
+            || {
                 let until = self.hosts.iter().map(|host| host.until).min();
                 until.expect("there are hosts").duration_since(now)
-            })
+            },
+        )
     }
 
     fn backoff_after(&self, attempts: u32) -> Duration {
-        self.backoff
-            .saturating_mul(2_u32.saturating_pow(attempts))
-            .min(self.backoff_max)
+        self.backoff.saturating_mul(2_u32.saturating_pow(attempts)).min(self.backoff_max)
     }
 
     fn stopped(&self) -> bool {
@@ -774,12 +601,11 @@ impl Bulk {
             return;
         }
         match &state {
-            State::Working => info!(
-                "Elasticsearch takes documents again after={:.1?}",
-                self.since.elapsed()
-            ),
+            State::Working => {
+                info!("Elasticsearch takes documents again after={:.1?}", self.since.elapsed())
+            }
             State::Unreachable(why) => {
-                warn!("no host of Elasticsearch answers: {}", why.escape_debug());
+                warn!("no host of Elasticsearch answers: {why}");
             }
             State::Busy(reject) => warn!("Elasticsearch is busy: {reject}; sending again"),
             State::Blocked(reject) => error!(
@@ -794,11 +620,10 @@ impl Bulk {
 }
 
 impl Host {
-    fn new(url: &str) -> io::Result<Host> {
+    fn new(url: &str, request_timeout: Duration) -> io::Result<Host> {
         let problem = |what| invalid(format!("elasticsearch.hosts: {what}"));
-        let base: Uri = url
-            .parse()
-            .map_err(|_| problem(format!("{url:?} is no http://host:port")))?;
+        let base: Uri =
+            url.parse().map_err(|_| problem(format!("{url:?} is no http://host:port")))?;
         let (Some("http"), Some(authority)) = (base.scheme_str(), base.authority()) else {
             return Err(problem(format!("{url:?} is no http://host:port")));
         };
@@ -809,11 +634,14 @@ impl Host {
             )));
         }
         let name = format!("http://{authority}");
-        let bulk = format!("{name}{}{BULK}", base.path().trim_end_matches('/'));
+        // Elasticsearch waits a minute for a missing shard; its verdict must come in our time.
+        let bulk = format!(
+            "{name}{}{BULK}&timeout={}ms",
+            base.path().trim_end_matches('/'),
+            request_timeout.as_millis() / 2
+        );
         Ok(Host {
-            bulk: bulk
-                .parse()
-                .map_err(|_| problem(format!("bad path in {url:?}")))?,
+            bulk: bulk.parse().map_err(|_| problem(format!("bad path in {url:?}")))?,
             name,
             failures: 0,
             until: Instant::now(),
@@ -841,10 +669,7 @@ impl Credentials {
 
 fn read_secret(path: &PathBuf) -> io::Result<String> {
     let secret = fs::read_to_string(path).map_err(|problem| {
-        io::Error::new(
-            problem.kind(),
-            format!("cannot read {}: {problem}", path.display()),
-        )
+        io::Error::new(problem.kind(), format!("cannot read {}: {problem}", path.display()))
     })?;
     Ok(secret.trim_end_matches(['\r', '\n']).to_owned())
 }
@@ -858,9 +683,8 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let bits = (0..3).fold(0, |bits, n| {
-            bits << 8 | usize::from(chunk.get(n).copied().unwrap_or(0))
-        });
+        let bits =
+            (0..3).fold(0, |bits, n| bits << 8 | usize::from(chunk.get(n).copied().unwrap_or(0)));
         for n in 0..4 {
             let digit = ALPHABET[bits >> (18 - 6 * n) & 63];
             text.push(if n <= chunk.len() { digit.into() } else { '=' });
@@ -884,141 +708,17 @@ impl Counters {
     }
 }
 
-/// The answer to a whole request that was refused.
-#[derive(Default)]
-struct Refused {
-    error_type: String,
-    reason: String,
-}
-
-impl Refused {
-    /// Takes from an answer what it can; a proxy's page says nothing.
-    fn parse(answer: &[u8]) -> Refused {
-        #[derive(Deserialize)]
-        struct Answer {
-            error: Problem,
-        }
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Problem {
-            Cause {
-                r#type: String,
-                #[serde(default)]
-                reason: Option<String>,
-            },
-            Text(String),
-        }
-        match serde_json::from_slice(answer) {
-            Ok(Answer {
-                error: Problem::Cause { r#type, reason },
-            }) => Refused {
-                error_type: r#type,
-                reason: reason.unwrap_or_default(),
-            },
-            Ok(Answer {
-                error: Problem::Text(reason),
-            }) => Refused {
-                error_type: String::new(),
-                reason,
-            },
-            Err(_) => Refused::default(),
-        }
-    }
-}
-
-/// The answer to a bulk request.
-#[derive(Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow)]
-    items: Vec<Item<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Item<'a> {
-    #[serde(borrow)]
-    create: Created<'a>,
-}
-
-#[derive(Deserialize)]
-struct Created<'a> {
-    status: u16,
-    #[serde(borrow)]
-    error: Option<Cause<'a>>,
-    #[serde(borrow)]
-    failure_store: Option<Cow<'a, str>>,
-}
-
-#[derive(Default, Deserialize)]
-struct Cause<'a> {
-    #[serde(borrow, default)]
-    r#type: Cow<'a, str>,
-    #[serde(borrow)]
-    reason: Option<Cow<'a, str>>,
-}
-
-/// Returns a verdict for each of `items`.
-///
-/// Errors: the answer cannot be understood, or speaks of another number of items; then nothing
-/// is known of any.
-fn verdicts(answer: &[u8], body: &BulkBody, items: &[usize]) -> Result<Vec<Verdict>, String> {
-    let answer: Answer = serde_json::from_slice(answer)
-        .map_err(|problem| format!("no answer to a bulk request: {problem}"))?;
-    if answer.items.len() != items.len() {
-        return Err(format!(
-            "an answer for {} documents to a request of {}",
-            answer.items.len(),
-            items.len()
-        ));
-    }
-    Ok(answer
-        .items
-        .into_iter()
-        .zip(items)
-        .map(|(answer, &item)| verdict(answer.create, || body.index_of(item)))
-        .collect())
-}
-
-/// The policy: what becomes of an item. `index` is asked for only if something went wrong.
-fn verdict(answer: Created, index: impl FnOnce() -> String) -> Verdict {
-    let status = answer.status;
-    let cause = answer.error.unwrap_or_default();
-    let reject = || {
-        let reason = cause.reason.as_deref().unwrap_or_default();
-        Reject::new(status, &cause.r#type, reason, index())
-    };
-    match (status, &*cause.r#type) {
-        (200..300, _) if answer.failure_store.as_deref() == Some("used") => {
-            Verdict::Final(Outcome::FailureStore)
-        }
-        (200..300, _) => Verdict::Final(Outcome::Created),
-        (409, "version_conflict_engine_exception") => Verdict::Final(Outcome::Duplicate),
-        // Flood stage answers 429, a write block 403; neither passes by itself.
-        (_, "cluster_block_exception") => Verdict::Held(reject()),
-        (401 | 403 | 404, _) => Verdict::Held(reject()),
-        // Which index there is, and its name, is the configuration's doing; the validation is
-        // that of the cluster's shard limit.
-        (
-            400,
-            "index_closed_exception" | "validation_exception" | "invalid_index_name_exception",
-        ) => Verdict::Held(reject()),
-        // A pipeline refused the document by name: it would do so for ever.
-        (500, "fail_processor_exception") => Verdict::Final(Outcome::Rejected(reject())),
-        (409 | 429 | 500.., _) => Verdict::Again(reject()),
-        (400..500, _) => Verdict::Final(Outcome::Rejected(reject())),
-        // 1xx and 3xx mean nothing for an item.
-        _ => Verdict::Again(reject()),
-    }
-}
-
 fn was_closed(problem: &ureq::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     let ureq::Error::Io(problem) = problem else {
         return false;
     };
-    matches!(
-        problem.kind(),
-        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
-    )
+    matches!(problem.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+/// What went wrong may quote an answer, and that is anything.
+fn printable(problem: &str) -> String {
+    excerpt(problem).escape_debug().to_string()
 }
 
 fn prepend(parts: &mut VecDeque<Vec<usize>>, first: Vec<Vec<usize>>) {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::event::{Envelope, Event};
+use super::event::{Envelope, Event, lossy};
 use super::kafka_log::{Level, Parsed};
 use super::origin::Origin;
 
@@ -48,10 +48,7 @@ impl<'a> Fields<'a> {
 
     /// Returns the static fields that headers do not name: those Filebeat added.
     pub fn envelope_fields(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        let fields = self
-            .envelope()
-            .into_iter()
-            .flat_map(|envelope| &envelope.fields);
+        let fields = self.envelope().into_iter().flat_map(|envelope| &envelope.fields);
         let origin = self.origin;
         fields
             .map(|(name, value)| (name.as_str(), value))
@@ -130,9 +127,7 @@ impl Field {
             return Some(Field::Static(name.to_owned()));
         }
         let mut names = Field::NAMES.into_iter();
-        names
-            .find(|(known, _)| *known == name)
-            .map(|(_, field)| field)
+        names.find(|(known, _)| *known == name).map(|(_, field)| field)
     }
 
     /// Returns what `fields` hold for it, as text; `None` where the document leaves it out.
@@ -164,7 +159,7 @@ impl Field {
 /// Returns the static field of that name; one that is not text, as its JSON.
 fn static_value<'a>(fields: &Fields<'a>, name: &str) -> Option<Cow<'a, str>> {
     if let Some((_, value)) = fields.origin.fields().find(|(header, _)| *header == name) {
-        return Some(String::from_utf8_lossy(value));
+        return Some(lossy(value));
     }
     let (_, value) = fields.envelope_fields().find(|(field, _)| *field == name)?;
     Some(match value {

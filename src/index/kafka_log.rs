@@ -87,9 +87,7 @@ impl Level {
 
     /// Returns the level that `word` names in any case, alone or by a synonym.
     pub fn from_word(word: &str) -> Option<Level> {
-        let known = Level::WORDS
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(word));
+        let known = Level::WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word));
         known.map(|(_, level)| *level)
     }
 
@@ -163,8 +161,7 @@ fn take_level(text: &str) -> Option<(Level, &str)> {
             (padded.trim_matches(' '), behind)
         }
         None => {
-            let is_letter = |b: &u8| b.is_ascii_alphabetic();
-            let len = word.bytes().take_while(|b| is_letter(b)).count();
+            let len = word.bytes().take_while(u8::is_ascii_alphabetic).count();
             word.split_at(len)
         }
     };
@@ -223,9 +220,7 @@ fn take_error_class(lines: &str) -> Option<(&str, &str)> {
 }
 
 fn read_error(stack_trace: &str) -> LoggedError<'_> {
-    let header = stack_trace
-        .strip_prefix("Caused by: ")
-        .unwrap_or(stack_trace);
+    let header = stack_trace.strip_prefix("Caused by: ").unwrap_or(stack_trace);
     let (class, message) = match take_error_class(header) {
         Some((class, behind)) => (Some(class), behind.strip_prefix(':')),
         None => (None, None),
@@ -280,15 +275,13 @@ fn take_place<'a>(
 
 /// Takes Confluent's `[thread] [logger] - ` or Strimzi's `[thread] logger:line - ` off the start.
 fn take_place_before(text: &str) -> Option<(Place<'_>, &str)> {
-    let (thread, behind) = first_line(text).strip_prefix('[')?.split_once("] ")?;
+    let inside = first_line(text).strip_prefix('[')?;
+    let (thread, behind) = inside.split_at(memchr(b']', inside.as_bytes())?);
+    let behind = behind.strip_prefix("] ")?;
     let name_len = memchr(b' ', behind.as_bytes()).unwrap_or(behind.len());
     let (name, behind) = behind.split_at(name_len);
-    behind
-        .strip_prefix(" -")
-        .filter(|text| text.is_empty() || text.starts_with(' '))?;
-    let bracketed = name
-        .strip_prefix('[')
-        .and_then(|name| name.strip_suffix(']'));
+    behind.strip_prefix(" -").filter(|text| text.is_empty() || text.starts_with(' '))?;
+    let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
     let place = read_logger(bracketed.unwrap_or(name))?;
     if bracketed.is_none() && place.line.is_none() {
         return None; // `[Component id=1] Something - more of a message`
@@ -319,19 +312,17 @@ fn take_place_behind(text: &str) -> Option<(Place<'_>, &str)> {
 
 /// Reads `name`, `name:line` or `name:?`; `None` if that is no name a logger has.
 fn read_logger(text: &str) -> Option<Place<'_>> {
-    let (name, line) = match text.split_once(':') {
-        None => (text, None),
-        Some((name, "?")) => (name, None),
-        Some((name, line)) => (name, Some(line.parse().ok()?)),
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'.' | b'-');
+    let len = text.bytes().take_while(is_name).count();
+    let (name, line) = text.split_at(len);
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '$')) {
+        return None;
+    }
+    let line = match line {
+        "" | ":?" => None,
+        line => Some(line.strip_prefix(':')?.parse().ok()?),
     };
-    let starts_well = |b: u8| b.is_ascii_alphabetic() || matches!(b, b'_' | b'$');
-    let goes_on_well = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'.' | b'-');
-    let is_name = name.bytes().next().is_some_and(starts_well) && name.bytes().all(goes_on_well);
-    is_name.then_some(Place {
-        thread: None,
-        logger: Some(name),
-        line,
-    })
+    Some(Place { thread: None, logger: Some(name), line })
 }
 
 /// Takes `[component]` and the mark and blanks behind it off the start, as Filebeat does.

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
+use super::event::lossy;
+use crate::tail::encode::OWN_HEADERS;
+
 /// A header of a Kafka record; a value of null is empty.
 pub type Header<'a> = (&'a str, &'a [u8]);
-
-/// Headers the tail walk writes to say where a record came from.
-const ORIGIN_HEADERS: [&str; 5] = ["host", "path", "file_id", "offset", "length"];
 
 /// Header that names the route of a record in the error topic.
 pub const ROUTE_NAME: &str = "route.name";
@@ -37,6 +37,8 @@ pub struct Origin<'a> {
     pub length: Option<u64>,
     /// All headers, in their order, those above included.
     pub headers: &'a [Header<'a>],
+    /// Some headers are not of the tail walk.
+    has_others: bool,
 }
 
 impl<'a> Origin<'a> {
@@ -62,15 +64,16 @@ impl<'a> Origin<'a> {
             byte_offset: None,
             length: None,
             headers,
+            has_others: false,
         };
         for (name, value) in headers {
             match *name {
-                "host" => origin.host = Some(String::from_utf8_lossy(value)),
-                "path" => origin.path = Some(String::from_utf8_lossy(value)),
+                "host" => origin.host = Some(lossy(value)),
+                "path" => origin.path = Some(lossy(value)),
                 "file_id" => origin.file_id = Some(value),
                 "offset" => origin.byte_offset = number(value),
                 "length" => origin.length = number(value),
-                _ => {}
+                _ => origin.has_others = true,
             }
         }
         origin
@@ -85,25 +88,21 @@ impl<'a> Origin<'a> {
     /// Returns the headers that say something of the event and not of its way: the static fields
     /// of the tail walk, each name once.
     pub fn fields(&self) -> impl Iterator<Item = Header<'a>> {
-        let headers = self.headers;
+        let headers = if self.has_others { self.headers } else { &[] };
         let is_field = |name: &str| {
-            !ORIGIN_HEADERS.contains(&name)
-                && !name.starts_with("route.")
-                && !name.starts_with("dlq.")
+            !OWN_HEADERS.contains(&name) && !name.starts_with("route.") && !name.starts_with("dlq.")
         };
         headers.iter().enumerate().filter_map(move |(i, header)| {
-            let is_last = !headers[i + 1..].iter().any(|later| later.0 == header.0);
-            (is_last && is_field(header.0)).then_some(*header)
+            let is_last = || !headers[i + 1..].iter().any(|later| later.0 == header.0);
+            (is_field(header.0) && is_last()).then_some(*header)
         })
     }
 
     /// Whether the shipper itself put this record where it was consumed from: such a record
     /// never goes to the error topic again.
     pub fn is_from_shipper(&self) -> bool {
-        let headers = self.headers.iter();
-        headers
-            .clone()
-            .any(|(name, _)| *name == ROUTE_NAME || *name == DLQ_REASON)
+        let is_mark = |name: &str| name == ROUTE_NAME || name == DLQ_REASON;
+        self.headers.iter().any(|(name, _)| is_mark(name))
     }
 
     /// Appends the id of the record's document, the same however often the record is consumed,
@@ -155,9 +154,9 @@ const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// Goes on with the hash over `bytes`.
 fn fnv_1a(hash: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(hash, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    bytes
+        .iter()
+        .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -9,10 +9,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
@@ -56,6 +59,8 @@ pub struct Consumer {
 #[derive(Default)]
 struct Context {
     rebalances: Mutex<VecDeque<Rebalance>>,
+    /// The consumer is being dropped: nobody asks for rebalances any more.
+    is_leaving: AtomicBool,
     /// The last complaint, so that each is logged once until it changes.
     complaint: Mutex<String>,
 }
@@ -77,6 +82,11 @@ impl ConsumerContext for Context {
         code: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
+        if self.is_leaving.load(Ordering::Relaxed) {
+            // The group is left only once this is answered.
+            let result = unassign(consumer, partitions);
+            return self.log_failure("let partitions go", result);
+        }
         let partitions: Vec<Partition> = partitions
             .elements()
             .iter()
@@ -98,6 +108,12 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
+    fn log_failure(&self, attempt: &str, result: KafkaResult<()>) {
+        if let Err(error) = result {
+            self.complain(&format!("cannot {attempt}: {error}"));
+        }
+    }
+
     fn complain(&self, text: &str) {
         let mut last = self.complaint.lock().expect("no holder panics");
         if *last != text {
@@ -133,7 +149,8 @@ impl Consumer {
         for (name, value) in &kafka.consumer_options {
             config.set(name, value);
         }
-        let failed = |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
+        let failed =
+            |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
         let inner: BaseConsumer<Context> =
             config.create_with_context(Context::default()).map_err(failed)?;
         let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();
@@ -183,11 +200,7 @@ impl Consumer {
 
     /// Lets partitions go.
     pub fn unassign(&self, partitions: &[Partition]) {
-        let result = match self.inner.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => self.inner.incremental_unassign(&list(partitions)),
-            _ => self.inner.unassign(),
-        };
-        self.log_failure("let partitions go", result);
+        self.log_failure("let partitions go", unassign(&self.inner, &list(partitions)));
     }
 
     /// Stops fetching partitions; polling goes on.
@@ -214,9 +227,20 @@ impl Consumer {
     }
 
     fn log_failure(&self, attempt: &str, result: KafkaResult<()>) {
-        if let Err(error) = result {
-            self.inner.context().complain(&format!("cannot {attempt}: {error}"));
-        }
+        self.inner.context().log_failure(attempt, result);
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.inner.context().is_leaving.store(true, Ordering::Relaxed);
+    }
+}
+
+fn unassign(consumer: &BaseConsumer<Context>, list: &TopicPartitionList) -> KafkaResult<()> {
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+        _ => consumer.unassign(),
     }
 }
 

@@ -215,10 +215,8 @@ impl Partition {
         if self.n_in_flight >= allowed {
             return None;
         }
-        let next = self
-            .queue
-            .iter()
-            .position(|piece| !piece.in_flight && piece.outcome.is_none())?;
+        let next =
+            self.queue.iter().position(|piece| !piece.in_flight && piece.outcome.is_none())?;
         // Sequence numbers refused tell nothing by themselves. The answers to all that is open do,
         // so those go on being sent.
         let may_go =
@@ -229,10 +227,7 @@ impl Partition {
     fn only_out_of_sequence(&self) -> bool {
         self.queue.iter().all(|piece| {
             piece.outcome.is_none()
-                || matches!(
-                    piece.verdict(),
-                    Some(Verdict::OutOfSequence | Verdict::Arrived)
-                )
+                || matches!(piece.verdict(), Some(Verdict::OutOfSequence | Verdict::Arrived))
         })
     }
 
@@ -288,10 +283,8 @@ impl Partition {
     /// Reads the answers to all that is open together and decides what is to be done.
     pub(super) fn recover(&mut self, arrived: &mut Vec<Arrived>) -> Recovery {
         self.recovering = false;
-        let last_arrived = self
-            .queue
-            .iter()
-            .rposition(|piece| piece.verdict() == Some(Verdict::Arrived));
+        let last_arrived =
+            self.queue.iter().rposition(|piece| piece.verdict() == Some(Verdict::Arrived));
         let mut is_passed_over = false;
         for piece in self.queue.iter_mut().take(last_arrived.unwrap_or(0)) {
             piece.overtaken = true;
@@ -395,15 +388,12 @@ impl Partition {
 
     /// Whether no open batch can have an answer other than a refusal by being sent again.
     fn all_refused_for_good(&self) -> bool {
-        self.queue
-            .iter()
-            .take_while(|piece| piece.is_open())
-            .all(|piece| {
-                matches!(
-                    piece.verdict(),
-                    Some(Verdict::OutOfSequence | Verdict::Halve | Verdict::Reject)
-                )
-            })
+        self.queue.iter().take_while(|piece| piece.is_open()).all(|piece| {
+            matches!(
+                piece.verdict(),
+                Some(Verdict::OutOfSequence | Verdict::Halve | Verdict::Reject)
+            )
+        })
     }
 
     fn start_anew(&mut self) -> Recovery {
@@ -421,4 +411,199 @@ impl Partition {
 /// Sequence numbers wrap from 2^31-1 to 0.
 fn sequence_after(sequence: i32, n_records: u32) -> i32 {
     ((sequence as u32).wrapping_add(n_records) & 0x7fff_ffff) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Compression;
+    use crate::kafka::record_batch::{Encoder, Headers, RecordArena};
+
+    const IDENTITY: Identity = Identity { producer_id: 7, epoch: 0 };
+
+    fn piece(id: u64, n_records: u32) -> Piece {
+        let mut arena = RecordArena::with_capacity(0);
+        for _ in 0..n_records {
+            arena.push(0, None, b"value", Headers::default());
+        }
+        let mut encoder = Encoder::new(Compression::None).unwrap();
+        let (batch, _) = encoder.encode(arena).unwrap();
+        Piece::new(PieceId(id), id, batch, n_records)
+    }
+
+    /// A partition with pieces 0 to n, of ten records each.
+    fn partition(n: u64) -> Partition {
+        let mut partition = Partition::default();
+        partition.identify(IDENTITY);
+        for id in 0..n {
+            partition.push(piece(id, 10));
+        }
+        partition
+    }
+
+    /// Sends all that may be sent: ids and base sequences.
+    fn send(partition: &mut Partition) -> Vec<(u64, i32)> {
+        let mut sent = Vec::new();
+        while let Some((id, batch)) = partition.take() {
+            let sequence = &batch.as_bytes()[53..57];
+            sent.push((id.0, i32::from_be_bytes(sequence.try_into().unwrap())));
+        }
+        sent
+    }
+
+    /// Answers one and returns who leaves.
+    fn answer(partition: &mut Partition, id: u64, outcome: Outcome) -> Vec<u64> {
+        let mut arrived = Vec::new();
+        partition.answered(PieceId(id), outcome, &mut arrived);
+        arrived.iter().map(|arrived| arrived.piece.id.0).collect()
+    }
+
+    fn code(code: i16) -> Outcome {
+        Outcome::Refused(Refusal { code, ..Refusal::default() })
+    }
+
+    /// A partition of which five are in flight, with ids 1 to 5 and two more waiting.
+    fn five_in_flight() -> Partition {
+        let mut partition = partition(8);
+        assert_eq!(send(&mut partition), [(0, 0)]);
+        assert_eq!(answer(&mut partition, 0, Outcome::Arrived(0)), [0]);
+        let sent = send(&mut partition);
+        assert_eq!(sent, [(1, 10), (2, 20), (3, 30), (4, 40), (5, 50)]);
+        partition
+    }
+
+    fn recover(partition: &mut Partition) -> (Vec<u64>, Recovery) {
+        assert!(partition.must_recover());
+        let mut arrived = Vec::new();
+        let recovery = partition.recover(&mut arrived);
+        (arrived.iter().map(|a| a.piece.id.0).collect(), recovery)
+    }
+
+    #[test]
+    fn nothing_is_sent_without_a_producer_id() {
+        let mut partition = Partition::default();
+        partition.push(piece(0, 10));
+        assert_eq!(send(&mut partition), []);
+    }
+
+    #[test]
+    fn after_a_failure_nothing_new_is_sent_until_all_is_answered_and_then_all_again() {
+        let mut partition = five_in_flight();
+        assert_eq!(answer(&mut partition, 1, Outcome::Arrived(10)), [1]);
+        answer(&mut partition, 2, code(19));
+        assert_eq!(send(&mut partition), []);
+        for id in [3, 4] {
+            answer(&mut partition, id, code(45));
+        }
+        assert!(!partition.must_recover());
+        answer(&mut partition, 5, Outcome::Unknown);
+        let (arrived, recovery) = recover(&mut partition);
+        assert!(arrived.is_empty(), "{arrived:?}");
+        assert!(matches!(recovery, Recovery::Resend(Some(refusal)) if refusal.code == 19));
+        let sent = send(&mut partition);
+        assert_eq!(sent, [(2, 20), (3, 30), (4, 40), (5, 50), (6, 60)]);
+    }
+
+    #[test]
+    fn what_may_have_arrived_had_if_a_later_one_did() {
+        let mut partition = five_in_flight();
+        for id in 1..=5 {
+            answer(&mut partition, id, Outcome::Unknown);
+        }
+        assert!(matches!(recover(&mut partition).1, Recovery::Resend(None)));
+        assert_eq!(send(&mut partition).len(), 5);
+        answer(&mut partition, 1, code(45));
+        answer(&mut partition, 2, code(45));
+        answer(&mut partition, 3, Outcome::Arrived(30));
+        for id in [4, 5] {
+            answer(&mut partition, id, code(7));
+        }
+        let (arrived, recovery) = recover(&mut partition);
+        assert_eq!(arrived, [1, 2, 3]);
+        assert!(matches!(recovery, Recovery::Resend(_)));
+    }
+
+    #[test]
+    fn if_all_are_out_of_sequence_a_new_producer_id_is_needed_and_doubts_are_named() {
+        let mut partition = five_in_flight();
+        for id in 1..=5 {
+            let outcome = if id <= 2 { Outcome::Unknown } else { code(3) };
+            answer(&mut partition, id, outcome);
+        }
+        assert!(matches!(recover(&mut partition).1, Recovery::Resend(None)));
+        assert_eq!(send(&mut partition).len(), 5);
+        for id in 1..=5 {
+            answer(&mut partition, id, code(59));
+        }
+        let (_, recovery) = recover(&mut partition);
+        assert!(matches!(recovery, Recovery::NewIdentity(doubtful) if doubtful == [1, 2]));
+        assert_eq!(send(&mut partition), []);
+        partition.identify(IDENTITY);
+        assert_eq!(send(&mut partition), [(1, 0)]);
+    }
+
+    #[test]
+    fn a_batch_that_was_refused_is_not_taken_for_arrived_because_a_later_one_was_taken() {
+        let mut partition = five_in_flight();
+        answer(&mut partition, 1, code(3));
+        for id in 2..=5 {
+            answer(&mut partition, id, Outcome::Arrived(0));
+        }
+        let (arrived, recovery) = recover(&mut partition);
+        assert_eq!(arrived, [2, 3, 4, 5]);
+        assert!(matches!(recovery, Recovery::NewIdentity(doubtful) if doubtful.is_empty()));
+    }
+
+    #[test]
+    fn all_that_is_open_is_asked_for_before_sequence_numbers_refused_are_believed() {
+        let mut partition = five_in_flight();
+        for id in 1..=5 {
+            answer(&mut partition, id, Outcome::Unknown);
+        }
+        recover(&mut partition);
+        partition.distrust();
+        assert_eq!(partition.take().map(|(id, _)| id), Some(PieceId(1)));
+        assert!(partition.take().is_none());
+        answer(&mut partition, 1, code(45));
+        assert!(!partition.must_recover());
+        assert_eq!(send(&mut partition), [(2, 20), (3, 30), (4, 40), (5, 50)]);
+    }
+
+    #[test]
+    fn a_batch_cut_gives_its_sequence_numbers_to_its_parts() {
+        let mut partition = five_in_flight();
+        answer(&mut partition, 1, Outcome::Arrived(10));
+        answer(&mut partition, 2, code(10));
+        for id in 3..=5 {
+            answer(&mut partition, id, code(45));
+        }
+        let (_, recovery) = recover(&mut partition);
+        let Recovery::Cut(cut, _) = recovery else {
+            panic!("{recovery:?}");
+        };
+        assert_eq!(cut.id.0, 2);
+        partition.put_back(vec![piece(20, 4), piece(21, 6)]);
+        let sent = send(&mut partition);
+        assert_eq!(sent, [(20, 20), (21, 24), (3, 30), (4, 40), (5, 50)]);
+    }
+
+    #[test]
+    fn a_checksum_that_stays_wrong_is_fatal() {
+        let mut partition = partition(1);
+        for n in 1..=CORRUPT_MAX {
+            assert_eq!(send(&mut partition).len(), 1);
+            answer(&mut partition, 0, code(2));
+            let is_fatal = matches!(recover(&mut partition).1, Recovery::Fatal(_));
+            assert_eq!(is_fatal, n == CORRUPT_MAX);
+        }
+    }
+
+    #[test]
+    fn sequence_numbers_wrap_as_the_broker_expects() {
+        for (sequence, n_records, next) in
+            [(0, 10, 10), (i32::MAX - 10, 10, i32::MAX), (i32::MAX - 9, 10, 0), (i32::MAX, 10, 9)]
+        {
+            assert_eq!(sequence_after(sequence, n_records), next);
+        }
+    }
 }

@@ -6,7 +6,7 @@
 //! answer settles it, or makes the partition recover (`partition.rs`).
 //!
 //! Nothing here gives a batch up: what may heal is waited for, what is wrong is said once when it
-//! changes and once when it is over ([`Health`]).
+//! changes and once when it is over (`Health`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use super::Error;
 use super::cluster::Cluster;
 use super::connection::{self, Answer, Connection, Opened, Piece as Bytes};
-use super::messages::{self, Api, ProduceItem, ProduceOutcome};
+use super::messages::{self, Api, PRODUCE_BY_ID, ProduceItem, ProduceOutcome, TopicId};
 use super::partition::{Arrived, Identity, Outcome, Partition, Piece, PieceId, Recovery, Refusal};
 use super::record_batch::{EncodedBatch, Encoder, Headers, RecordArena, RecordRef};
 use super::verdict::{Verdict, explained, named, verdict};
@@ -156,19 +156,14 @@ impl Producer {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let waker = eventfd(0, flags).map_err(|error| Error::Start(error.into()))?;
         let (commands, receiver) = unbounded();
-        let line = Line {
-            commands,
-            waker: Arc::new(waker),
-        };
+        let line = Line { commands, waker: Arc::new(waker) };
         let encoder = Encoder::new(compression)?;
         let worker = Worker::new(config.clone(), compression, encoder, line.clone());
         thread::Builder::new()
             .name("kafka-producer".into())
             .spawn(move || worker.run(&receiver))
             .map_err(Error::Start)?;
-        Ok(Producer {
-            handle: Arc::new(Handle { line }),
-        })
+        Ok(Producer { handle: Arc::new(Handle { line }) })
     }
 
     /// Hands a batch over. Never blocks: the caller bounds what is under way. The batch gets
@@ -314,16 +309,22 @@ struct Worker {
     health: Health,
     fatal: Option<String>,
     jitter: u64,
-    /// When the loop must look again even if nothing happens.
-    wake_at: Option<Instant>,
+    alarm: Alarm,
+}
+
+/// When the loop must look again even if nothing happens.
+#[derive(Debug, Default)]
+struct Alarm(Option<Instant>);
+
+impl Alarm {
+    fn by(&mut self, time: Instant) {
+        self.0 = Some(self.0.map_or(time, |earlier| earlier.min(time)));
+    }
 }
 
 impl Worker {
     fn new(config: KafkaConfig, compression: Compression, encoder: Encoder, line: Line) -> Worker {
-        let wanted = || Question {
-            wanted: true,
-            ..Question::default()
-        };
+        let wanted = || Question { wanted: true, ..Question::default() };
         Worker {
             cluster: Cluster::new(&config.bootstrap_servers),
             config,
@@ -346,14 +347,14 @@ impl Worker {
             health: Health::default(),
             fatal: None,
             jitter: RandomState::new().build_hasher().finish() | 1,
-            wake_at: None,
+            alarm: Alarm::default(),
         }
     }
 
     fn run(mut self, commands: &Receiver<Command>) {
         loop {
             let now = Instant::now();
-            self.wake_at = None;
+            self.alarm = Alarm::default();
             while let Ok(command) = commands.try_recv() {
                 match command {
                     Command::Send(batch, reply) => self.accept(batch, reply, now),
@@ -370,11 +371,6 @@ impl Worker {
             self.end_silence(now);
             self.wait();
         }
-    }
-
-    /// Notes that the loop must look again at `time`.
-    fn wake_by(&mut self, time: Instant) {
-        self.wake_at = Some(self.wake_at.map_or(time, |t| t.min(time)));
     }
 
     /// Returns when to try again after so many failures in a row.
@@ -414,31 +410,23 @@ impl Worker {
         };
         let (encoded, arena) = match self.encoder.encode(batch.records) {
             Ok(encoded) => encoded,
-            Err(error) => return self.stop(error.to_string()),
+            Err(error) => {
+                tell(&reply, Delivery::Fatal(error.to_string()));
+                return self.stop(error.to_string());
+            }
         };
         tell(&reply, Delivery::Recycled(arena));
-        self.origins.insert(
-            origin,
-            Origin {
-                n_pieces: 1,
-                receipt,
-                reply,
-            },
-        );
+        self.origins.insert(origin, Origin { n_pieces: 1, receipt, reply });
         if n_records == 0 {
             return self.finish_piece(origin, -1);
         }
         let slot = self.slot_of(batch.topic, batch.partition);
         let id = PieceId(self.new_id());
         let slot = &mut self.slots[slot];
-        if slot
-            .last_arrival
-            .is_some_and(|time| now - time > TRUST_TIME)
-        {
+        if slot.last_arrival.is_some_and(|time| now - time > TRUST_TIME) {
             slot.partition.distrust();
         }
-        slot.partition
-            .push(Piece::new(id, origin, encoded, n_records));
+        slot.partition.push(Piece::new(id, origin, encoded, n_records));
     }
 
     fn slot_of(&mut self, topic: Arc<str>, index: i32) -> usize {
@@ -467,6 +455,9 @@ impl Worker {
     }
 
     fn describe(&mut self, topic: Arc<str>, reply: Sender<Delivery>) {
+        if let Some(reason) = &self.fatal {
+            return tell(&reply, Delivery::Fatal(reason.clone()));
+        }
         self.care_about(&topic);
         self.waiting.push((topic, reply));
         self.answer_waiting();
@@ -478,13 +469,7 @@ impl Worker {
             let n_partitions = cluster.topic(topic).and_then(|topic| topic.n_partitions());
             if let Some(n_partitions) = n_partitions {
                 let topic = topic.clone();
-                tell(
-                    reply,
-                    Delivery::Topic {
-                        topic,
-                        n_partitions,
-                    },
-                );
+                tell(reply, Delivery::Topic { topic, n_partitions });
             }
             n_partitions.is_none()
         });
@@ -503,8 +488,7 @@ impl Worker {
     // Links.
 
     fn link_failed(&mut self, address: Arc<str>, error: &Error, now: Instant) {
-        self.health
-            .is_bad(broker_subject(&address), error.to_string());
+        self.health.is_bad(broker_subject(&address), error.to_string());
         let n_failures = self.n_link_failures.entry(address.clone()).or_default();
         *n_failures += 1;
         let n_failures = *n_failures;
@@ -519,7 +503,7 @@ impl Worker {
         match self.links.get(address) {
             Some(Link::Down { not_before }) if *not_before > now => {
                 let not_before = *not_before;
-                self.wake_by(not_before);
+                self.alarm.by(not_before);
                 return false;
             }
             Some(Link::Opening { .. } | Link::Up(_)) => return false,
@@ -529,12 +513,10 @@ impl Worker {
         let client_id = self.config.client_id.clone();
         let timeout = self.config.request_timeout;
         let name = address.clone();
-        let thread = thread::Builder::new()
-            .name("kafka-connect".into())
-            .spawn(move || {
-                let opened = connection::open(&name, &client_id, timeout);
-                line.say(Command::Opened(name, opened));
-            });
+        let thread = thread::Builder::new().name("kafka-connect".into()).spawn(move || {
+            let opened = connection::open(&name, &client_id, timeout);
+            line.say(Command::Opened(name, opened));
+        });
         if let Err(error) = thread {
             self.link_failed(address.clone(), &Error::Start(error), now);
             return false;
@@ -554,14 +536,8 @@ impl Worker {
         let mut slots = Vec::new();
         for request in connection.into_pending() {
             match request {
-                Request::Metadata => {
-                    let retry_at = self.retry_at(self.metadata.n_failures + 1, now);
-                    self.metadata.ask_again(retry_at);
-                }
-                Request::ProducerId => {
-                    let retry_at = self.retry_at(self.producer_id.n_failures + 1, now);
-                    self.producer_id.ask_again(retry_at);
-                }
+                Request::Metadata => self.ask_metadata_again(now),
+                Request::ProducerId => self.ask_producer_id_again(now),
                 Request::Produce(batches) => {
                     for sent in batches {
                         self.answered(&sent, Outcome::Unknown, now);
@@ -580,16 +556,19 @@ impl Worker {
 
     /// Returns a broker to ask, and connects to one if there is none.
     fn any_broker(&mut self, now: Instant) -> Option<Arc<str>> {
-        let usable = self.links.iter().filter_map(|(address, link)| match link {
-            Link::Up(connection)
-                if connection.n_pending() < REQUESTS_MAX
-                    && connection.throttled_until(now).is_none() =>
-            {
-                Some((connection.n_pending(), address))
+        let mut least_busy: Option<(usize, &Arc<str>)> = None;
+        for (address, link) in &self.links {
+            let Link::Up(connection) = link else {
+                continue;
+            };
+            if let Some(until) = connection.throttled_until(now) {
+                self.alarm.by(until);
+            } else if connection.n_pending() < REQUESTS_MAX {
+                let candidate = (connection.n_pending(), address);
+                least_busy = Some(least_busy.map_or(candidate, |least| least.min(candidate)));
             }
-            _ => None,
-        });
-        if let Some((_, address)) = usable.min() {
+        }
+        if let Some((_, address)) = least_busy {
             return Some(address.clone());
         }
         let latest = self.links.values().filter_map(|link| match link {
@@ -599,7 +578,7 @@ impl Worker {
         if let Some(since) = latest.max()
             && since + CONNECT_STAGGER > now
         {
-            self.wake_by(since + CONNECT_STAGGER);
+            self.alarm.by(since + CONNECT_STAGGER);
             return None;
         }
         let addresses = self.cluster.addresses();
@@ -607,7 +586,7 @@ impl Worker {
             let address = &addresses[self.next_address % addresses.len()];
             self.next_address = self.next_address.wrapping_add(1);
             if self.open(address, now) {
-                self.wake_by(now + CONNECT_STAGGER);
+                self.alarm.by(now + CONNECT_STAGGER);
                 break;
             }
         }
@@ -623,7 +602,7 @@ impl Worker {
             if now >= self.metadata_at + METADATA_INTERVAL {
                 self.metadata.wanted = true;
             }
-            self.wake_by((self.metadata_at + METADATA_INTERVAL).max(now + CONNECT_STAGGER));
+            self.alarm.by((self.metadata_at + METADATA_INTERVAL).max(now + CONNECT_STAGGER));
         }
         if self.metadata.is_due(now)
             && let Some(address) = self.any_broker(now)
@@ -632,7 +611,7 @@ impl Worker {
             self.metadata.under_way = true;
             let (config, cluster) = (&self.config, &self.cluster);
             connection.send(
-                Api::Metadata,
+                connection.version(Api::Metadata),
                 &config.client_id,
                 Request::Metadata,
                 now,
@@ -651,7 +630,7 @@ impl Worker {
             self.producer_id.under_way = true;
             let client_id = &self.config.client_id;
             connection.send(
-                Api::InitProducerId,
+                connection.version(Api::InitProducerId),
                 client_id,
                 Request::ProducerId,
                 now,
@@ -665,9 +644,19 @@ impl Worker {
             if question.wanted
                 && let Some(time) = question.not_before.filter(|time| *time > now)
             {
-                self.wake_at = Some(self.wake_at.map_or(time, |t| t.min(time)));
+                self.alarm.by(time);
             }
         }
+    }
+
+    fn ask_metadata_again(&mut self, now: Instant) {
+        let retry_at = self.retry_at(self.metadata.n_failures + 1, now);
+        self.metadata.ask_again(retry_at);
+    }
+
+    fn ask_producer_id_again(&mut self, now: Instant) {
+        let retry_at = self.retry_at(self.producer_id.n_failures + 1, now);
+        self.producer_id.ask_again(retry_at);
     }
 
     fn learn_metadata(
@@ -682,12 +671,12 @@ impl Worker {
         if metadata.code != 0 {
             let reason = explained(metadata.code, None);
             self.health.is_bad("cluster".into(), reason);
-            let retry_at = self.retry_at(self.metadata.n_failures + 1, now);
-            self.metadata.ask_again(retry_at);
+            self.ask_metadata_again(now);
             return Ok(());
         }
         self.health.is_good("cluster");
         self.cluster.update(metadata);
+        self.forget_brokers_gone();
         self.metadata_at = now;
         self.answer_waiting();
 
@@ -730,10 +719,23 @@ impl Worker {
         if is_complete {
             self.metadata.is_answered();
         } else {
-            let retry_at = self.retry_at(self.metadata.n_failures + 1, now);
-            self.metadata.ask_again(retry_at);
+            self.ask_metadata_again(now);
         }
         Ok(())
+    }
+
+    /// A broker that no longer belongs to the cluster is no trouble any more.
+    fn forget_brokers_gone(&mut self) {
+        let known = self.cluster.addresses();
+        let (health, n_failures) = (&mut self.health, &mut self.n_link_failures);
+        self.links.retain(|address, link| {
+            let is_gone = matches!(link, Link::Down { .. }) && !known.contains(address);
+            if is_gone {
+                health.troubles.remove(&broker_subject(address));
+                n_failures.remove(address);
+            }
+            !is_gone
+        });
     }
 
     fn learn_producer_id(
@@ -749,10 +751,7 @@ impl Worker {
         if answer.code == 0 && answer.producer_id >= 0 {
             self.health.is_good(subject);
             self.producer_id.is_answered();
-            self.identity = Some(Identity {
-                producer_id: answer.producer_id,
-                epoch: answer.epoch,
-            });
+            self.identity = Some(Identity { producer_id: answer.producer_id, epoch: answer.epoch });
             return Ok(());
         }
         // A broker that has just started says so for a while; that is no trouble.
@@ -760,8 +759,7 @@ impl Worker {
             let reason = format!("{} (asked at {address})", explained(answer.code, None));
             self.health.is_bad(subject.into(), reason);
         }
-        let retry_at = self.retry_at(self.producer_id.n_failures + 1, now);
-        self.producer_id.ask_again(retry_at);
+        self.ask_producer_id_again(now);
         Ok(())
     }
 
@@ -787,7 +785,7 @@ impl Worker {
             }
             if let Some(not_before) = slot.not_before {
                 if not_before > now {
-                    self.wake_at = Some(self.wake_at.map_or(not_before, |t| t.min(not_before)));
+                    self.alarm.by(not_before);
                     continue;
                 }
                 slot.not_before = None;
@@ -813,7 +811,7 @@ impl Worker {
             return false;
         };
         if let Some(until) = connection.throttled_until(now) {
-            self.wake_by(until);
+            self.alarm.by(until);
             return false;
         }
         if connection.n_pending() >= REQUESTS_MAX {
@@ -870,13 +868,16 @@ impl Worker {
                 }
             })
             .collect();
+        // While a cluster is upgraded, leaders may come from a broker that names no ids yet.
+        let has_ids = items.iter().all(|item| item.topic_id != TopicId::default());
+        let version = if has_ids { version } else { version.min(PRODUCE_BY_ID - 1) };
         // The broker gives up on slow replicas before we give up on the broker.
         let timeout_ms = (self.config.request_timeout.as_millis() / 2) as i32;
         let Some(Link::Up(connection)) = self.links.get_mut(address) else {
             return false;
         };
         connection.send(
-            Api::Produce,
+            version,
             &self.config.client_id,
             Request::Produce(sent),
             now,
@@ -932,11 +933,7 @@ impl Worker {
         for item in items {
             let topic = match item.topic.as_str() {
                 "" => self.cluster.topic_by_id(item.topic_id),
-                name => self
-                    .cluster
-                    .topics()
-                    .map(|(topic, _)| topic)
-                    .find(|t| &***t == name),
+                name => self.cluster.topics().map(|(topic, _)| topic).find(|t| &***t == name),
             };
             let position = sent.iter().position(|sent| {
                 let slot = &self.slots[sent.slot];
@@ -1066,21 +1063,14 @@ impl Worker {
                 push_again(&mut parts[half], record);
             } else if let Some((_, words)) = named {
                 let reason = words.as_deref().or(refusal.message.as_deref());
-                rejects.push(rejected(
-                    record,
-                    explained(refusal.code, reason),
-                    refusal.code,
-                ));
+                rejects.push(rejected(record, explained(refusal.code, reason), refusal.code));
             } else {
                 push_again(&mut parts[0], record);
             }
         }
         // Records named that there are not: cut it down to what can be told apart.
         if rejects.is_empty() && !is_halved {
-            let whole = Refusal {
-                records: Vec::new(),
-                ..refusal.clone()
-            };
+            let whole = Refusal { records: Vec::new(), ..refusal.clone() };
             return self.cut(index, piece, &whole);
         }
 
@@ -1101,10 +1091,7 @@ impl Worker {
         let slot = &mut self.slots[index];
         if !rejects.is_empty() {
             let n = rejects.len();
-            warn!(
-                "{}: {n} record(s) refused for good: {reason}",
-                slot.subject()
-            );
+            warn!("{}: {n} record(s) refused for good: {reason}", slot.subject());
         } else if pieces.len() > 1 {
             debug!("{}: batch cut in two: {reason}", slot.subject());
         }
@@ -1163,7 +1150,7 @@ impl Worker {
         }
         for (address, error) in lost {
             self.lose(&address, &error, now);
-            self.wake_by(now);
+            self.alarm.by(now);
         }
     }
 
@@ -1178,17 +1165,17 @@ impl Worker {
                 if time <= now {
                     lost.push(address.clone());
                 } else {
-                    self.wake_at = Some(self.wake_at.map_or(time, |t| t.min(time)));
+                    self.alarm.by(time);
                 }
             }
         }
         for address in lost {
             self.lose(&address, &Error::NoAnswer(timeout), now);
-            self.wake_by(now);
+            self.alarm.by(now);
         }
     }
 
-    /// Waits for a command, an answer or `wake_at`, and takes what has come.
+    /// Waits for a command, an answer or the alarm, and takes what has come.
     fn wait(&mut self) {
         let (readable, woken) = {
             let up: Vec<_> = self
@@ -1205,12 +1192,9 @@ impl Worker {
                 flags.set(PollFlags::OUT, connection.wants_to_write());
                 fds.push(PollFd::from_borrowed_fd(connection.as_fd(), flags));
             }
-            let timeout = self.wake_at.map(|time| {
+            let timeout = self.alarm.0.map(|time| {
                 let wait = time.saturating_duration_since(Instant::now());
-                Timespec {
-                    tv_sec: wait.as_secs() as i64,
-                    tv_nsec: wait.subsec_nanos().into(),
-                }
+                Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
             });
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -1267,25 +1251,19 @@ impl Worker {
         answer: Answer<Request>,
         now: Instant,
     ) -> Result<(), Error> {
-        let Answer {
-            what,
-            version,
-            body,
-        } = answer;
+        let Answer { what, version, body } = answer;
         match what {
             Request::Metadata => {
                 let learnt = self.learn_metadata(address, version, &body, now);
                 if learnt.is_err() {
-                    let retry_at = self.retry_at(self.metadata.n_failures + 1, now);
-                    self.metadata.ask_again(retry_at);
+                    self.ask_metadata_again(now);
                 }
                 learnt
             }
             Request::ProducerId => {
                 let learnt = self.learn_producer_id(address, version, &body, now);
                 if learnt.is_err() {
-                    let retry_at = self.retry_at(self.producer_id.n_failures + 1, now);
-                    self.producer_id.ask_again(retry_at);
+                    self.ask_producer_id_again(now);
                 }
                 learnt
             }
@@ -1304,11 +1282,7 @@ fn tell(reply: &Sender<Delivery>, delivery: Delivery) {
 }
 
 fn push_again(arena: &mut RecordArena, record: RecordRef<'_>) {
-    let headers = Headers {
-        count: record.n_headers,
-        fixed: record.header_bytes,
-        varying: &[],
-    };
+    let headers = Headers { count: record.n_headers, fixed: record.header_bytes, varying: &[] };
     arena.push(record.timestamp_ms, record.key, record.value, headers);
 }
 
@@ -1318,9 +1292,7 @@ fn rejected(record: RecordRef<'_>, reason: String, code: i16) -> Rejected {
         timestamp_ms: record.timestamp_ms,
         key: record.key.map(<[u8]>::to_vec),
         value: record.value.to_vec(),
-        headers: headers
-            .map(|(name, value)| (name.to_owned(), value.to_vec()))
-            .collect(),
+        headers: headers.map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
         reason,
         code,
     }

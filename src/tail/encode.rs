@@ -18,6 +18,10 @@ use std::collections::BTreeMap;
 use crate::kafka::record_batch::{Headers, RecordArena, put_header};
 use crate::tail::multiline::Event;
 
+/// Headers that the walk writes itself; static fields cannot have these names.
+pub const OWN_HEADERS: [&str; 8] =
+    ["host", "path", "file_id", "offset", "length", "cut", "continued", "partial"];
+
 /// What all records of one life of a file share.
 #[derive(Debug)]
 pub struct Origin {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ pub enum Trouble {
     AppendedAndMisnamed,
     /// It is appended and never answered.
     AppendedAndSilent,
+    /// It is appended and answered, and then the connection closed.
+    AnsweredAndHungUp,
     /// It is appended, and the client told to wait.
     Throttle(Duration),
     /// The broker restarts before it: it remembers only the last batch of each partition.
@@ -57,6 +59,9 @@ pub enum Trouble {
     Amnesia,
 }
 
+/// Base sequence, last sequence and offset of a batch.
+type Remembered = (i32, i32, i64);
+
 #[derive(Debug, Default)]
 struct State {
     /// For each Produce request that comes.
@@ -64,8 +69,8 @@ struct State {
     /// Answer nothing before as many Produce requests of one connection are there.
     hold: usize,
     logs: BTreeMap<i32, Vec<Record>>,
-    /// Base sequence, last sequence and offset of the last batches, by partition and producer.
-    memory: BTreeMap<(i32, i64), VecDeque<(i32, i32, i64)>>,
+    /// The last batches, by partition and producer.
+    memory: BTreeMap<(i32, i64), VecDeque<Remembered>>,
     strict: bool,
     next_producer_id: i64,
     failing_producer_ids: u32,
@@ -86,7 +91,6 @@ struct State {
 pub struct Broker {
     pub address: String,
     state: Arc<Mutex<State>>,
-    changed: Arc<Condvar>,
 }
 
 impl Broker {
@@ -103,7 +107,6 @@ impl Broker {
                 produce_versions: (3, 11),
                 ..State::default()
             })),
-            changed: Arc::new(Condvar::new()),
         };
         let accepting = broker.clone();
         thread::spawn(move || {
@@ -226,9 +229,7 @@ impl Broker {
         let mut out = vec![0; 4];
         let mut answer_header = ResponseHeader::default();
         answer_header.correlation_id = header.correlation_id;
-        answer_header
-            .encode(&mut out, key.response_header_version(version))
-            .unwrap();
+        answer_header.encode(&mut out, key.response_header_version(version)).unwrap();
         let is_open = match key {
             ApiKey::ApiVersions => self.api_versions(version, &mut out),
             ApiKey::Metadata => {
@@ -305,9 +306,7 @@ impl Broker {
                 .collect();
             topic
         });
-        MetadataResponse::default()
-            .with_brokers(vec![node])
-            .with_topics(topics.collect())
+        MetadataResponse::default().with_brokers(vec![node]).with_topics(topics.collect())
     }
 
     fn producer_id(&self) -> InitProducerIdResponse {
@@ -376,7 +375,6 @@ impl Broker {
         if let Trouble::Throttle(time) = trouble {
             answer.throttle_time_ms = time.as_millis() as i32;
         }
-        self.changed.notify_all();
         match trouble {
             Trouble::Cut | Trouble::AppendedAndCut => {
                 out.clear();
@@ -395,7 +393,7 @@ impl Broker {
             Trouble::AppendedAndGarbled => out.extend([0xff, 0xff, 0xff, 0x7f].repeat(5)),
             _ => answer.encode(out, version).unwrap(),
         }
-        true
+        !matches!(trouble, Trouble::AnsweredAndHungUp)
     }
 }
 
@@ -405,9 +403,7 @@ impl State {
         if batch.len() > self.batch_len_max {
             return Err(10);
         }
-        let records = RecordBatchDecoder::decode(&mut bytes(batch))
-            .unwrap()
-            .records;
+        let records = RecordBatchDecoder::decode(&mut bytes(batch)).unwrap().records;
         let first = &records[0];
         assert!(first.producer_id >= 0, "sent without a producer id");
         let n_records = records.len() as i32;
@@ -418,9 +414,8 @@ impl State {
             return Err(59);
         }
         let memory = self.memory.entry(key).or_default();
-        if let Some((_, _, offset)) = memory
-            .iter()
-            .find(|(base, last, _)| (*base, *last) == (first.sequence, last_sequence))
+        if let Some((_, _, offset)) =
+            memory.iter().find(|(base, last, _)| (*base, *last) == (first.sequence, last_sequence))
         {
             return Ok(*offset);
         }

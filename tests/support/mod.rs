@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+#[cfg(feature = "stack")]
+pub mod stack;
 pub mod tail;
 
 use std::fs;
