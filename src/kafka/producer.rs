@@ -685,7 +685,10 @@ impl Worker {
             let subject = format!("topic {name:?}");
             let is_new = self.config.allow_auto_create_topics && self.metadata.n_failures < 5;
             match topic.code {
-                0 if topic.lacks_a_leader() => is_complete = false,
+                // Also one that was not asked for yet when this was asked.
+                0 if topic.n_partitions().is_none() || topic.lacks_a_leader() => {
+                    is_complete = false;
+                }
                 0 => self.health.is_good(&subject),
                 // It is being created.
                 3 | 5 if is_new => is_complete = false,
