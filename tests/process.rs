@@ -65,7 +65,9 @@ fn a_wrong_configuration_is_78_names_its_place_and_touches_nothing() {
         ("index", &format!("{index}[elasticsearch]\nhosts = [\"es:9200\"]\n"), "hosts"),
         (
             "index",
-            &format!("{index}[archive]\ndir = \"STATE/a\"\n[[route]]\nname = \"r\"\nto = \"dorp\"\n"),
+            &format!(
+                "{index}[archive]\ndir = \"STATE/a\"\n[[route]]\nname = \"r\"\nto = \"dorp\"\n"
+            ),
             "drop",
         ),
     ] {

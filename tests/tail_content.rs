@@ -280,7 +280,8 @@ fn while_the_broker_is_away_files_wait_and_not_memory() {
     scene.stop(shipper);
     assert_eq!(n, 30_000);
     let values = scene.values();
-    let numbers: Vec<String> = values.iter().map(|v| v.trim_end_matches(['x', ' ']).into()).collect();
+    let numbers: Vec<String> =
+        values.iter().map(|v| v.trim_end_matches(['x', ' ']).into()).collect();
     assert!(numbers == numbered(0..30_000));
 }
 
