@@ -3,14 +3,16 @@
 //! `cargo bench --bench stages` prints a line a stage: CPU time of the fastest of some rounds,
 //! over the logs in `tests/data/logs`, so that a busy machine does not show.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::hint::black_box;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use log_shipper::config::IndexConfig;
-use log_shipper::index::document::DocumentWriter;
+use log_shipper::config::{Compression, IndexConfig, Multiline};
+use log_shipper::index::document::{DocumentWriter, write_string};
+use log_shipper::index::elasticsearch::BulkBody;
 use log_shipper::index::event::Event;
 use log_shipper::index::fields::Fields;
 use log_shipper::index::index_name::IndexName;
@@ -18,17 +20,131 @@ use log_shipper::index::kafka_log;
 use log_shipper::index::origin::{Header, Origin};
 use log_shipper::index::route::Router;
 use log_shipper::index::time::TimeReader;
+use log_shipper::kafka::record_batch::{Encoder, RecordArena};
+use log_shipper::tail::encode::Origin as TailOrigin;
+use log_shipper::tail::multiline::{Event as TailEvent, EventBuffer};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Rounds over all events; the fastest counts.
 const N_ROUNDS: u32 = 50;
 
 fn main() {
+    split();
     let events = events();
+    encode(&events);
+    compress(&events);
     parse(&events);
     document(&events);
     route(&events);
     index(&events);
+    bulk(&events);
+}
+
+/// Bytes of files to events: lines found and joined by the `kafka` profile.
+fn split() {
+    let paths = log_paths();
+    let files: Vec<File> = paths.iter().map(|path| File::open(path).expect("a log")).collect();
+    let n_bytes: u64 = files.iter().map(|file| file.metadata().expect("its size").len()).sum();
+    let mut room = Vec::new();
+    let mut n_lines = 0;
+    let fastest = fastest_round(|| {
+        n_lines = 0;
+        for file in &files {
+            let mut buffer = EventBuffer::new(0, 256 << 10, 512 << 10);
+            buffer.attach(std::mem::take(&mut room));
+            while buffer.read_from(file).expect("read") > 0 {
+                while let Some(event) = buffer.peek(&Multiline::Kafka) {
+                    n_lines += u128::from(event.n_lines);
+                    black_box(buffer.content(&event));
+                    buffer.consume();
+                }
+            }
+            room = buffer.detach();
+        }
+    });
+    let rate = u128::from(n_bytes) * 1000 / fastest.as_nanos();
+    let ns = fastest.as_nanos() / n_lines;
+    println!(
+        "read, split and join: {ns} ns per line, {rate} MB/s, {}-byte lines, warm cache",
+        u128::from(n_bytes) / n_lines
+    );
+}
+
+/// An event to a record in a batch, with key and five headers.
+fn encode(events: &[String]) {
+    let origin = tail_origin();
+    let mut scratch = Vec::new();
+    let mut records = RecordArena::with_capacity(BATCH_BYTES);
+    measure("encode", events, |event| {
+        if records.len() > BATCH_BYTES - event.len() - 1024 {
+            records.clear();
+        }
+        origin.encode(
+            1_795_389_596_230,
+            &plain_event(event),
+            event.as_bytes(),
+            &mut scratch,
+            &mut records,
+        );
+    });
+}
+
+/// A batch of records to a RecordBatch, by codec.
+fn compress(events: &[String]) {
+    let origin = tail_origin();
+    let mut scratch = Vec::new();
+    let mut records = RecordArena::with_capacity(BATCH_BYTES);
+    for event in events.iter().cycle() {
+        if records.len() > BATCH_BYTES - event.len() - 1024 {
+            break;
+        }
+        origin.encode(
+            1_795_389_596_230,
+            &plain_event(event),
+            event.as_bytes(),
+            &mut scratch,
+            &mut records,
+        );
+    }
+    let codecs = [Compression::Lz4, Compression::Zstd, Compression::Snappy, Compression::Gzip];
+    for codec in codecs {
+        let mut encoder = Encoder::new(codec).expect("a codec");
+        let mut copies: Vec<RecordArena> = (0..N_ROUNDS).map(|_| records.clone()).collect();
+        let mut len = 0;
+        let fastest = fastest_round(|| {
+            let copy = copies.pop().expect("one for each round");
+            let (batch, _) = encoder.encode(copy).expect("compressed");
+            len = batch.as_bytes().len();
+            encoder.recycle(batch);
+        });
+        println!(
+            "compress with {codec:?}: {} ns per record, {} MB/s, to {:.1} % of {} bytes",
+            fastest.as_nanos() / u128::from(records.count()),
+            records.len() as u128 * 1000 / fastest.as_nanos(),
+            len as f64 * 100.0 / records.len() as f64,
+            records.len()
+        );
+    }
+}
+
+/// Bytes of a batch: what the defaults seal.
+const BATCH_BYTES: usize = 1_000_000;
+
+fn tail_origin() -> TailOrigin {
+    let path = b"/var/log/kafka/server.log";
+    TailOrigin::new("broker-1.example.org", path, "fd01-a0b1c2-66f0e1d2", &BTreeMap::new())
+}
+
+fn plain_event(text: &str) -> TailEvent {
+    TailEvent {
+        content: 0..text.len(),
+        start: 123_456_789,
+        end: 123_456_790 + text.len() as u64,
+        n_lines: 1,
+        cut: 0,
+        continued: false,
+        partial: false,
+    }
 }
 
 /// An event's text to its fields.
@@ -42,14 +158,10 @@ fn parse(events: &[String]) {
 /// Fields to JSON, parsing not counted.
 fn document(events: &[String]) {
     let mut times = TimeReader::new(TimeZone::UTC);
-    let values: Vec<Event> = events
-        .iter()
-        .map(|event| Event::from_value(event.as_bytes()))
-        .collect();
-    let parsed: Vec<_> = values
-        .iter()
-        .map(|event| kafka_log::parse(&event.text, &mut times))
-        .collect();
+    let values: Vec<Event> =
+        events.iter().map(|event| Event::from_value(event.as_bytes())).collect();
+    let parsed: Vec<_> =
+        values.iter().map(|event| kafka_log::parse(&event.text, &mut times)).collect();
     let headers = headers();
     let origin = origin(&headers);
     let mut writer = DocumentWriter::new();
@@ -58,14 +170,7 @@ fn document(events: &[String]) {
     measure("document", events, |_| {
         let i = next.next().expect("a cycle goes on");
         out.clear();
-        writer.write(
-            &mut out,
-            &Fields {
-                event: &values[i],
-                parsed: &parsed[i],
-                origin: &origin,
-            },
-        );
+        writer.write(&mut out, &Fields { event: &values[i], parsed: &parsed[i], origin: &origin });
         black_box(&out);
     });
 }
@@ -73,25 +178,17 @@ fn document(events: &[String]) {
 /// Fields to a destination by the built-in rules, parsing not counted.
 fn route(events: &[String]) {
     let mut times = TimeReader::new(TimeZone::UTC);
-    let values: Vec<Event> = events
-        .iter()
-        .map(|event| Event::from_value(event.as_bytes()))
-        .collect();
-    let parsed: Vec<_> = values
-        .iter()
-        .map(|event| kafka_log::parse(&event.text, &mut times))
-        .collect();
+    let values: Vec<Event> =
+        events.iter().map(|event| Event::from_value(event.as_bytes())).collect();
+    let parsed: Vec<_> =
+        values.iter().map(|event| kafka_log::parse(&event.text, &mut times)).collect();
     let headers = headers();
     let origin = origin(&headers);
     let router = router();
     let mut next = (0..values.len()).cycle();
     measure("route", events, |_| {
         let i = next.next().expect("a cycle goes on");
-        black_box(router.route(&Fields {
-            event: &values[i],
-            parsed: &parsed[i],
-            origin: &origin,
-        }));
+        black_box(router.route(&Fields { event: &values[i], parsed: &parsed[i], origin: &origin }));
     });
 }
 
@@ -109,11 +206,7 @@ fn index(events: &[String]) {
         let event = Event::from_value(event.as_bytes());
         let parsed = kafka_log::parse(&event.text, &mut times);
         let origin = origin(&headers);
-        let fields = Fields {
-            event: &event,
-            parsed: &parsed,
-            origin: &origin,
-        };
+        let fields = Fields { event: &event, parsed: &parsed, origin: &origin };
         if black_box(router.route(&fields)).to.index {
             index_name.write(&mut out, origin.timestamp_ms);
             origin.write_id(&mut out);
@@ -154,12 +247,17 @@ fn router() -> Router {
     Router::new(&[], &index, true).expect("no rules, no errors")
 }
 
+fn log_paths() -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/logs");
+    let entries = fs::read_dir(dir).expect("the logs are there");
+    entries.map(|entry| entry.expect("an entry").path()).collect()
+}
+
 /// Returns the events of the logs; in these, each starts with `[2`, the first digit of its year.
 fn events() -> Vec<String> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/logs");
     let mut events: Vec<String> = Vec::new();
-    for entry in fs::read_dir(dir).expect("the logs are there") {
-        let log = fs::read_to_string(entry.expect("an entry").path()).expect("a log");
+    for path in log_paths() {
+        let log = fs::read_to_string(path).expect("a log");
         for line in log.lines() {
             match events.last_mut() {
                 Some(event) if !line.starts_with("[2") => {
@@ -173,20 +271,41 @@ fn events() -> Vec<String> {
     events
 }
 
+/// A document to an item of a bulk request body.
+fn bulk(events: &[String]) {
+    let mut body = BulkBody::new();
+    measure("bulk body", events, |event| {
+        if body.len() > 4_000_000 {
+            body.clear();
+        }
+        let document = body.begin("broker-logs-2026.11.23", "0123456789abcdef-123456789");
+        document.extend_from_slice(b"{\"message\":");
+        write_string(document, event);
+        document.push(b'}');
+        body.end();
+    });
+    black_box(&body);
+}
+
 /// Runs `stage` over all events and prints what one of them cost.
 fn measure(name: &str, events: &[String], mut stage: impl FnMut(&str)) {
+    let fastest = fastest_round(|| events.iter().for_each(|event| stage(event)));
+    let n_events = u128::try_from(events.len()).expect("a count");
+    let ns = fastest.as_nanos() / n_events;
+    let event_len = events.iter().map(String::len).sum::<usize>() / events.len();
+    println!("{name}: {ns} ns per event, {event_len}-byte events");
+}
+
+/// Returns the CPU time of the fastest round.
+fn fastest_round(mut round: impl FnMut()) -> Duration {
     let cpu_time = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
         Duration::try_from(time).expect("CPU time is not negative")
     };
     let rounds = (0..N_ROUNDS).map(|_| {
         let start = cpu_time();
-        events.iter().for_each(|event| stage(event));
+        round();
         cpu_time() - start
     });
-    let fastest = rounds.min().expect("at least one round");
-    let n_events = u128::try_from(events.len()).expect("a count");
-    let ns = fastest.as_nanos() / n_events;
-    let event_len = events.iter().map(String::len).sum::<usize>() / events.len();
-    println!("{name}: {ns} ns per event, {event_len}-byte events");
+    rounds.min().expect("at least one round")
 }

@@ -44,10 +44,12 @@ pub enum Command {
         Exit codes: as of `shipper tail`.")]
     Index(ConfigArg),
     /// Show both walks at work, against a broker inside this process
-    #[command(after_help = "Examples:\n  shipper demo\n  shipper demo /var/log/kafka/server.log*\n\n\
+    #[command(
+        after_help = "Examples:\n  shipper demo\n  shipper demo /var/log/kafka/server.log*\n\n\
         Without files it writes a broker's log while it runs and rotates it as Kafka does. \
         Documents go to local files in a temporary folder.\n\
-        Exit codes: 0 all counts reconcile, 1 they do not.")]
+        Exit codes: 0 all counts reconcile, 1 they do not."
+    )]
     Demo(DemoArgs),
     /// Say everything that is wrong with a configuration, and what a right one means
     #[command(after_help = "Example: shipper check -c /etc/shipper/shipper.toml\n\n\

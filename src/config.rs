@@ -109,14 +109,12 @@ impl Config {
     /// Says what the walk lacks in an otherwise valid configuration, read from `file`.
     pub fn require(&self, walk: Walk, file: &Path) -> Result<(), Problems> {
         let (key, missing) = match walk {
-            Walk::Tail if self.input.is_empty() => (
-                "input",
-                "missing; tail needs at least one [[input]] with paths and a topic",
-            ),
-            Walk::Index if self.index.is_none() => (
-                "index",
-                "missing; index needs an [index] with the topics to consume",
-            ),
+            Walk::Tail if self.input.is_empty() => {
+                ("input", "missing; tail needs at least one [[input]] with paths and a topic")
+            }
+            Walk::Index if self.index.is_none() => {
+                ("index", "missing; index needs an [index] with the topics to consume")
+            }
             _ => return Ok(()),
         };
         Err(Problems::of_file(file, key, missing.to_owned()))

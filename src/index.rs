@@ -459,7 +459,8 @@ impl Workers {
         let (done, receipts) = unbounded();
         let given_up = Arc::new(AtomicBool::new(false));
         let archive = config.archive.as_ref().map(Archive::new).transpose();
-        let archive = archive.map_err(|source| Error::Start { attempt: "open the archive", source })?;
+        let archive =
+            archive.map_err(|source| Error::Start { attempt: "open the archive", source })?;
         let mut interrupters = Vec::new();
         for number in 0..index.in_flight_max {
             let (producer, archive) = (producer.clone(), archive.clone());

@@ -66,7 +66,9 @@ impl Ledger {
     /// about a newcomer.
     pub fn settle(&mut self, spans: &[Span]) {
         for span in spans {
-            let Some(progress) = self.sources.get_mut(&span.source) else { continue };
+            let Some(progress) = self.sources.get_mut(&span.source) else {
+                continue;
+            };
             let at = progress.pending.partition_point(|piece| piece.start < span.start);
             let piece = progress.pending.get_mut(at).filter(|piece| piece.end == span.end);
             piece.expect("a receipt speaks of ground that was taken").settled = true;

@@ -48,11 +48,8 @@ impl RejectedFile {
     fn write(&self, receipt: &Receipt) -> io::Result<()> {
         let mut lines = Vec::new();
         for reject in &receipt.rejects {
-            let headers: serde_json::Map<_, _> = reject
-                .headers
-                .iter()
-                .map(|(name, value)| (name.clone(), text(value)))
-                .collect();
+            let headers: serde_json::Map<_, _> =
+                reject.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
             let line = json!({
                 "topic": &*receipt.topic,
                 "partition": receipt.partition,

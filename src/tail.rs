@@ -18,8 +18,8 @@ pub mod lines;
 pub mod multiline;
 pub mod registry;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::batch::Batch;
 use crate::config::{Config, InputConfig, StartAt};
@@ -44,13 +45,16 @@ use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat, read_range};
 use multiline::EventBuffer;
 use registry::{Entry, Registry, Saver, StoredPath};
 
-
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
 const TURN_BYTES: usize = 1024 * 1024;
 
 /// Finished lives remembered for each stream whose rotated files no input matches. A later
 /// rotated file is known to be unread by its later last write, so few are needed.
 const FINISHED_KEPT: usize = 3;
+
+/// Scans in a row that must miss a finished file before it is forgotten: a scan in the middle of a
+/// chain of renames sees some files under neither name, and what was forgotten is shipped again.
+const ABSENT_SCANS: u64 = 10;
 
 /// Shortest time between two scans that notices ask for.
 const SCAN_PAUSE: Duration = Duration::from_millis(20);
@@ -89,6 +93,9 @@ struct Hub<'a> {
     restored: Vec<Entry>,
     had_registry: bool,
     refused: HashSet<PathBuf>,
+    /// Files that may be open at once.
+    files_max: usize,
+    is_limited: bool,
     n_scans: u64,
     next_source: u32,
 
@@ -103,6 +110,7 @@ struct Hub<'a> {
     ready: VecDeque<SourceId>,
     timers: BTreeSet<(Instant, SourceId)>,
     room: Vec<u8>,
+    room_lent_to: Option<SourceId>,
     scratch: Vec<u8>,
     scan_due: Instant,
 
@@ -156,7 +164,7 @@ struct Life {
     events: EventBuffer,
     /// The last read found no more bytes.
     at_end: bool,
-    /// The bytes right before the offset up to which it was read; none where it was not read yet.
+    /// The bytes right before the read offset, at most [`GUARD_BYTES_MAX`].
     last_bytes: Vec<u8>,
     /// Its successor was seen to hold bytes before the last read.
     successor_seen: bool,
@@ -233,6 +241,8 @@ impl<'a> Hub<'a> {
             had_registry: !restored.is_empty(),
             restored,
             refused: HashSet::new(),
+            files_max: files_max(),
+            is_limited: false,
             n_scans: 0,
             next_source: 0,
             topics: HashMap::new(),
@@ -245,6 +255,7 @@ impl<'a> Hub<'a> {
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
             room: Vec::new(),
+            room_lent_to: None,
             scratch: Vec::new(),
             scan_due: now,
             dirty: false,
@@ -292,23 +303,49 @@ impl<'a> Hub<'a> {
     /// Gives each ready file a turn; `false` if no batch could be sealed.
     fn read_ready(&mut self) -> bool {
         for _ in 0..self.ready.len() {
-            let Some(source) = self.ready.pop_front() else { break };
+            let Some(source) = self.ready.pop_front() else {
+                break;
+            };
             if !self.bound_open_batches() {
                 self.ready.push_front(source);
                 return false;
             }
-            let Some(mut life) = self.lives.remove(&source) else { continue };
+            let Some(mut life) = self.lives.remove(&source) else {
+                continue;
+            };
             life.queued = false;
             self.timers_remove(&mut life);
-            life.events.attach(std::mem::take(&mut self.room));
-            let turn = self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
-            self.room = life.events.detach();
+            self.lend_room(&mut life);
+            let turn =
+                self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
+            if turn != Turn::Blocked {
+                self.take_room_back(&mut life);
+            }
             self.lives.insert(source, life);
             if !self.after_turn(source, turn) {
                 return false;
             }
         }
         true
+    }
+
+    /// Gives the file the room to read into. One that had to stop amid its events kept it, for
+    /// they need not move then, and it is the first to go on.
+    fn lend_room(&mut self, life: &mut Life) {
+        if self.room_lent_to == Some(life.source) {
+            return;
+        }
+        if let Some(mut other) = self.room_lent_to.and_then(|source| self.lives.remove(&source)) {
+            self.take_room_back(&mut other);
+            self.lives.insert(other.source, other);
+        }
+        life.events.attach(std::mem::take(&mut self.room));
+        self.room_lent_to = Some(life.source);
+    }
+
+    fn take_room_back(&mut self, life: &mut Life) {
+        self.room = life.events.detach();
+        self.room_lent_to = None;
     }
 
     fn on_read_error(&mut self, life: &Life, error: &io::Error) -> Turn {
@@ -322,6 +359,12 @@ impl<'a> Hub<'a> {
         let now = Instant::now();
         let timestamp_ms = unix_ms();
         let mut n_read = 0;
+        // A file that was overwritten while much of it was unread may be longer again than what
+        // was read: the bytes that follow are another file's.
+        if !life.at_end && matches!(life.look()?, Look::Replaced) {
+            life.replaced = true;
+            life.at_end = true;
+        }
         loop {
             if !self.put_events(life, &input, timestamp_ms, now) {
                 return Ok(Turn::Blocked);
@@ -333,10 +376,8 @@ impl<'a> Hub<'a> {
                 let n = life.events.read_from(&life.file)?;
                 life.at_end = n == 0;
                 if n > 0 {
+                    life.remember_last(n);
                     n_read += n;
-                    // At once: the next read, or the end of the turn, may let them go.
-                    life.last_bytes.clear();
-                    life.last_bytes.extend_from_slice(life.events.last_bytes(GUARD_BYTES_MAX));
                     self.counters.bytes_read.add(n as u64);
                     life.grown_at = now;
                 }
@@ -397,7 +438,8 @@ impl<'a> Hub<'a> {
     }
 
     fn successor_has_bytes(&self, life: &Life) -> bool {
-        let successor = self.streams[life.stream].queue.get(1).and_then(|next| self.lives.get(next));
+        let successor =
+            self.streams[life.stream].queue.get(1).and_then(|next| self.lives.get(next));
         successor.is_some_and(|next| Stat::of(&next.file).is_ok_and(|stat| stat.size > 0))
     }
 
@@ -498,7 +540,8 @@ impl<'a> Hub<'a> {
             return false;
         }
         let spare = self.spare.pop();
-        let fresh = spare.unwrap_or_else(|| RecordArena::with_capacity(self.config.batch.bytes_max));
+        let fresh =
+            spare.unwrap_or_else(|| RecordArena::with_capacity(self.config.batch.bytes_max));
         let open = &mut self.open[slot];
         let batch = Batch {
             id: BatchId(self.next_batch),
@@ -628,7 +671,8 @@ impl<'a> Hub<'a> {
         for (path, reason) in &scan.refused {
             self.warn_once(path, reason);
         }
-        let mut arrivals: HashMap<usize, Vec<Found>> = HashMap::new();
+        // By stream in the order of their first sight: a file of two names belongs to the first.
+        let mut arrivals: BTreeMap<usize, Vec<Found>> = BTreeMap::new();
         self.by_name.clear();
         for found in scan.found {
             if self.is_known(&found) {
@@ -653,8 +697,9 @@ impl<'a> Hub<'a> {
                 self.add_file(stream, found, first);
             }
         }
+        self.note_absent();
         if !scan.incomplete {
-            self.note_absent();
+            self.forget_absent();
         }
         self.look_at_open_files();
     }
@@ -723,14 +768,18 @@ impl<'a> Hub<'a> {
 
     /// Finds what the registry knows under names that no input matches: files that were renamed
     /// while the shipper was stopped.
-    fn find_restored(&mut self, arrivals: &mut HashMap<usize, Vec<Found>>) {
+    fn find_restored(&mut self, arrivals: &mut BTreeMap<usize, Vec<Found>>) {
         let mut paths: Vec<PathBuf> =
             self.restored.iter().map(|entry| PathBuf::from(&entry.path)).collect();
         paths.sort();
         paths.dedup();
         for path in paths {
-            let Some(input) = self.input_for(&path) else { continue };
-            let Ok(neighbours) = discover::neighbours(&path) else { continue };
+            let Some(input) = self.input_for(&path) else {
+                continue;
+            };
+            let Ok(neighbours) = discover::neighbours(&path) else {
+                continue;
+            };
             let stream = self.stream_for(&path, input);
             let found = arrivals.entry(stream).or_default();
             let entries: Vec<&Entry> =
@@ -767,7 +816,9 @@ impl<'a> Hub<'a> {
         }
         let Some(newest) = newest else { return };
         let Stream { path, input, .. } = &self.streams[stream];
-        let Ok(neighbours) = discover::neighbours(path) else { return };
+        let Ok(neighbours) = discover::neighbours(path) else {
+            return;
+        };
         for (name, stat) in neighbours {
             let is_sibling = name != *path && discover::written_under(&name) == *path;
             let is_known = self.by_inode.contains_key(&stat.inode)
@@ -790,6 +841,11 @@ impl<'a> Hub<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.warn_once(&found.path, &error.to_string()),
         };
+        if stat.inode != found.stat.inode {
+            // Renamed since it was found: only another look tells what became of either file.
+            self.scan_due = self.scan_due.min(Instant::now() + SCAN_PAUSE);
+            return;
+        }
         if self.by_inode.contains_key(&stat.inode) {
             return;
         }
@@ -808,15 +864,23 @@ impl<'a> Hub<'a> {
                 begin.offset = entry.offset;
                 begin.number = entry.life;
                 begin.file_id = entry.file_id;
-                begin.late = entry.done;
+                // Back under its path it is the current file, not a late one.
+                begin.late = entry.done && found.path != self.streams[stream].path;
             }
             Some(Ok(Identity::NewLife)) => {
                 let entry = known.expect("compared");
                 self.log_truncated(&found.path, entry.offset, stat.size);
                 begin.number = entry.life + 1;
             }
-            Some(Err(error)) => return self.warn_once(&found.path, &error.to_string()),
+            Some(Err(error)) => {
+                // What is known must outlive the error, or the file would be repeated whole.
+                self.restored.extend(known);
+                return self.warn_once(&found.path, &error.to_string());
+            }
             Some(Ok(Identity::Other)) | None => {
+                if self.lives.len() >= self.files_max {
+                    return self.say_limited();
+                }
                 let input = &self.streams[stream].input;
                 if first && input.start_at == StartAt::End && !self.had_registry {
                     begin.offset = stat.size;
@@ -825,6 +889,18 @@ impl<'a> Hub<'a> {
             }
         }
         self.open_life(stream, found.path, file, stat, begin);
+    }
+
+    /// Warns, once, that new files wait until others are finished.
+    fn say_limited(&mut self) {
+        if !self.is_limited {
+            self.is_limited = true;
+            log::warn!(
+                "{} files are open, as many as may be: the others wait until some are finished; \
+                 raise the limit of open files (LimitNOFILE)",
+                self.files_max
+            );
+        }
     }
 
     /// Returns, and forgets, what is remembered of a file.
@@ -856,6 +932,9 @@ impl<'a> Hub<'a> {
         };
         self.by_inode.insert(stat.inode, source);
         self.by_name.insert(name.clone(), source);
+        let n_last = begin.offset.min(GUARD_BYTES_MAX as u64);
+        // Without them a later overwriting is noticed only where the file gets shorter.
+        let last_bytes = read_range(&file, begin.offset - n_last, n_last).unwrap_or_default();
         let life = Life {
             source,
             stream,
@@ -869,7 +948,7 @@ impl<'a> Hub<'a> {
             file_id: begin.file_id,
             origin: None,
             at_end: false,
-            last_bytes: Vec::new(),
+            last_bytes,
             successor_seen: false,
             replaced: false,
             grown_at: Instant::now(),
@@ -940,7 +1019,7 @@ impl<'a> Hub<'a> {
     /// Marks lives whose name is gone: renamed to one that no input matches, or deleted.
     fn note_absent(&mut self) {
         for life in self.lives.values_mut() {
-            if life.seen_in_scan == self.n_scans || life.rotated {
+            if life.seen_in_scan == self.n_scans || life.rotated || life.has_its_name() {
                 continue;
             }
             life.rotated = true;
@@ -952,9 +1031,14 @@ impl<'a> Hub<'a> {
                 life.events.read_offset()
             );
         }
+    }
+
+    /// Forgets finished files that an input matched and that are gone.
+    fn forget_absent(&mut self) {
         let n_scans = self.n_scans;
         let n_before = self.finished.len();
-        self.finished.retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan == n_scans);
+        self.finished
+            .retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan + ABSENT_SCANS > n_scans);
         self.dirty |= self.finished.len() != n_before;
     }
 
@@ -978,7 +1062,7 @@ impl<'a> Hub<'a> {
         }
     }
 
-    fn watch_folders(&mut self, arrivals: &HashMap<usize, Vec<Found>>) {
+    fn watch_folders(&mut self, arrivals: &BTreeMap<usize, Vec<Found>>) {
         if self.n_scans == 1 {
             let patterns = self.config.input.iter().flat_map(|input| &input.paths);
             for folder in patterns.filter_map(|pattern| discover::folder_of(pattern)) {
@@ -1020,7 +1104,9 @@ impl<'a> Hub<'a> {
 
     /// Closes a life that was read to its end, once all of it is settled.
     fn close_if_settled(&mut self, source: SourceId) {
-        let Some(life) = self.lives.get(&source) else { return };
+        let Some(life) = self.lives.get(&source) else {
+            return;
+        };
         let offset = life.events.event_offset();
         // What lies in an open batch has left the file and is not in the ledger yet.
         if life.phase != Phase::Closing || self.ledger.settled(source) != Some(offset) {
@@ -1062,7 +1148,9 @@ impl<'a> Hub<'a> {
     // ---- turns and timers ----
 
     fn enqueue(&mut self, source: SourceId) {
-        let Some(life) = self.lives.get_mut(&source) else { return };
+        let Some(life) = self.lives.get_mut(&source) else {
+            return;
+        };
         let is_read = matches!(life.phase, Phase::Reading | Phase::Lingering);
         if is_read && !life.queued && self.streams[life.stream].slot.is_some() {
             life.queued = true;
@@ -1205,6 +1293,23 @@ impl<'a> Hub<'a> {
     }
 }
 
+/// Raises the process's limit of open files as far as it may, and returns how many of them may be
+/// logs: a backlog that took them all would leave none for the broker and the registry, and
+/// nothing could ever be finished.
+fn files_max() -> usize {
+    /// Connections, folders, the registry, notices.
+    const OTHERS: u64 = 128;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if setrlimit(Resource::Nofile, raised.clone()).is_ok() {
+            limit = raised;
+        }
+    }
+    let n = limit.current.unwrap_or(u64::MAX);
+    usize::try_from(n - OTHERS.min(n / 2)).unwrap_or(usize::MAX)
+}
+
 /// Where and as what a life begins.
 struct Begin {
     offset: u64,
@@ -1235,9 +1340,8 @@ fn compare(entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
 
 /// Tells whether a file is known to be gone: its folder can be read and holds no such file.
 fn is_gone(entry: &Entry) -> bool {
-    let is_entry = |stat: &Stat| {
-        stat.inode.ino == entry.inode.ino && stat.btime_ns == entry.btime_ns
-    };
+    let is_entry =
+        |stat: &Stat| stat.inode.ino == entry.inode.ino && stat.btime_ns == entry.btime_ns;
     discover::neighbours(&PathBuf::from(&entry.path))
         .is_ok_and(|neighbours| !neighbours.iter().any(|(_, stat)| is_entry(stat)))
 }
@@ -1249,7 +1353,24 @@ enum Look {
 }
 
 impl Life {
-    /// Looks whether a file that was read to its end has changed.
+    /// Keeps the last of the bytes that were read, `n` of them just now.
+    fn remember_last(&mut self, n: usize) {
+        let fresh = self.events.fresh_bytes(n.min(GUARD_BYTES_MAX));
+        let n_old = self.last_bytes.len().min(GUARD_BYTES_MAX - fresh.len());
+        self.last_bytes.drain(..self.last_bytes.len() - n_old);
+        self.last_bytes.extend_from_slice(fresh);
+    }
+
+    /// Tells whether its name still leads to it, as far as can be known: a folder that cannot be
+    /// read does not make its files gone, nor does it keep those of others.
+    fn has_its_name(&self) -> bool {
+        match fs::symlink_metadata(&self.name) {
+            Ok(metadata) => Stat::from(&metadata).inode == self.stat.inode,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Looks whether a file has changed behind what was read of it.
     fn look(&mut self) -> io::Result<Look> {
         let now = Stat::of(&self.file)?;
         let before = std::mem::replace(&mut self.stat, now);

@@ -15,9 +15,7 @@ use rdkafka::mocking::MockCluster;
 fn by_partition(batches: &[(i32, Vec<Sample>)]) -> Vec<(i32, Sample)> {
     let samples = |(partition, samples): &(i32, Vec<Sample>)| {
         let partition = *partition;
-        let pairs = samples
-            .iter()
-            .map(move |sample| (partition, sample.clone()));
+        let pairs = samples.iter().map(move |sample| (partition, sample.clone()));
         pairs.collect::<Vec<_>>()
     };
     let mut expected: Vec<_> = batches.iter().flat_map(samples).collect();
@@ -29,10 +27,7 @@ fn batches(n_partitions: i32) -> Vec<(i32, Vec<Sample>)> {
     (0..24)
         .map(|n| {
             let key = format!("host/{n}");
-            (
-                partition_for(key.as_bytes(), n_partitions),
-                samples(n * 100, 100),
-            )
+            (partition_for(key.as_bytes(), n_partitions), samples(n * 100, 100))
         })
         .collect()
 }

@@ -55,14 +55,8 @@ fn check(trouble: Trouble) -> Vec<Receipt> {
     config.request_timeout = Duration::from_secs(1);
     let receipts = deliver_ten(&broker, &config);
     assert_eq!(broker.values(0), numbers(0..110), "{trouble:?}");
-    assert!(
-        receipts.iter().all(|receipt| !receipt.may_repeat),
-        "{trouble:?}"
-    );
-    assert!(
-        receipts.iter().all(|receipt| receipt.rejects.is_empty()),
-        "{trouble:?}"
-    );
+    assert!(receipts.iter().all(|receipt| !receipt.may_repeat), "{trouble:?}");
+    assert!(receipts.iter().all(|receipt| receipt.rejects.is_empty()), "{trouble:?}");
     assert_eq!(broker.producer_ids(0), [1000], "{trouble:?}");
     receipts
 }
@@ -76,9 +70,7 @@ fn five_requests_are_in_flight_and_each_batch_has_its_offset() {
 
 #[test]
 fn an_error_that_heals_in_the_middle_of_five_in_flight_keeps_order() {
-    for code in [
-        -1, 2, 3, 5, 6, 7, 13, 19, 20, 56, 74, 75, 89, 100, 103, 9999,
-    ] {
+    for code in [-1, 2, 3, 5, 6, 7, 13, 19, 20, 56, 74, 75, 89, 100, 103, 9999] {
         check(Trouble::Code(code));
     }
 }
@@ -173,10 +165,7 @@ fn a_batch_too_large_is_halved_down_to_the_record_that_is() {
     broker.hold(5);
     let receipts = deliver(&producer, &topic(), &batches[1..]);
 
-    let rejects: Vec<_> = receipts
-        .iter()
-        .flat_map(|receipt| &receipt.rejects)
-        .collect();
+    let rejects: Vec<_> = receipts.iter().flat_map(|receipt| &receipt.rejects).collect();
     assert_eq!(rejects.len(), 1);
     let sent = &batches[4].1[3];
     assert_eq!(rejects[0].value, sent.value);
@@ -201,17 +190,10 @@ fn the_records_a_broker_names_are_rejected_and_the_others_sent() {
         let mut expected = numbers(0..110);
         expected.retain(|n| n != "22" && n != "29");
         assert_eq!(broker.values(0), expected);
-        let rejects: Vec<_> = receipts
-            .iter()
-            .flat_map(|receipt| &receipt.rejects)
-            .collect();
+        let rejects: Vec<_> = receipts.iter().flat_map(|receipt| &receipt.rejects).collect();
         let values: Vec<_> = rejects.iter().map(|reject| &reject.value[..]).collect();
         assert_eq!(values, [b"22", b"29"]);
-        assert!(
-            rejects[0].reason.ends_with(": bad"),
-            "{}",
-            rejects[0].reason
-        );
+        assert!(rejects[0].reason.ends_with(": bad"), "{}", rejects[0].reason);
     }
 }
 
@@ -292,23 +274,15 @@ fn a_throttled_producer_waits_for_as_long_as_it_is_told() {
 
 #[test]
 fn brokers_of_any_age_are_spoken_to_in_a_version_they_know() {
-    for (api_versions_max, hang_up, produce) in [
-        (4, false, 12),
-        (3, false, 9),
-        (2, false, 8),
-        (0, false, 5),
-        (0, true, 3),
-    ] {
+    for (api_versions_max, hang_up, produce) in
+        [(4, false, 12), (3, false, 9), (2, false, 8), (0, false, 5), (0, true, 3)]
+    {
         let broker = Broker::start();
         broker.api_versions_max(api_versions_max, hang_up);
         broker.produce_versions(0, produce);
         let producer = start(&broker);
         deliver(&producer, &topic(), &batches(3));
-        assert_eq!(
-            broker.values(0),
-            numbers(0..30),
-            "{api_versions_max} {hang_up} {produce}"
-        );
+        assert_eq!(broker.values(0), numbers(0..30), "{api_versions_max} {hang_up} {produce}");
     }
 }
 
@@ -332,16 +306,7 @@ fn a_missing_topic_is_waited_for() {
 
     broker.topic_exists(true);
     let answer = deliveries.recv_timeout(Duration::from_secs(30)).unwrap();
-    assert!(
-        matches!(
-            answer,
-            Delivery::Topic {
-                n_partitions: 2,
-                ..
-            }
-        ),
-        "{answer:?}"
-    );
+    assert!(matches!(answer, Delivery::Topic { n_partitions: 2, .. }), "{answer:?}");
     deliver(&producer, &topic(), &batches(1));
     assert_eq!(broker.values(0), numbers(0..10));
 }
@@ -350,17 +315,11 @@ fn a_missing_topic_is_waited_for() {
 fn partitions_share_requests_and_keep_their_order() {
     let broker = Broker::start();
     let producer = start(&broker);
-    let batches: Vec<_> = (0..40)
-        .map(|n| (n as i32 % 2, numbered(n / 2 * 10, 10)))
-        .collect();
+    let batches: Vec<_> = (0..40).map(|n| (n as i32 % 2, numbered(n / 2 * 10, 10))).collect();
     deliver(&producer, &topic(), &batches);
     assert_eq!(broker.values(0), numbers(0..200));
     assert_eq!(broker.values(1), numbers(0..200));
-    assert!(
-        broker.produced_at().len() < 40,
-        "{} requests",
-        broker.produced_at().len()
-    );
+    assert!(broker.produced_at().len() < 40, "{} requests", broker.produced_at().len());
 }
 
 #[test]
@@ -368,15 +327,9 @@ fn a_bootstrap_server_that_is_away_does_not_matter_while_another_is_there() {
     let broker = Broker::start();
     let mut config = config(&broker.address);
     config.bootstrap_servers.insert(0, "127.0.0.1:1".into());
-    config
-        .bootstrap_servers
-        .insert(0, "no-such-host.invalid:9092".into());
+    config.bootstrap_servers.insert(0, "no-such-host.invalid:9092".into());
     let producer = Producer::start(&config, Compression::None).unwrap();
     deliver(&producer, &topic(), &batches(2));
     assert_eq!(broker.values(0), numbers(0..20));
-    assert!(
-        broker.n_connections() <= 2,
-        "{} connections",
-        broker.n_connections()
-    );
+    assert!(broker.n_connections() <= 2, "{} connections", broker.n_connections());
 }

@@ -40,10 +40,7 @@ struct Index {
 
 impl Index {
     fn create(name: &str, settings: Value) -> Index {
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .build()
-            .new_agent();
+        let agent = Agent::config_builder().http_status_as_error(false).build().new_agent();
         let name = format!("shipper-{name}-{}", process::id());
         let index = Index { agent, name };
         index.put("", settings);
@@ -56,9 +53,7 @@ impl Index {
 
     fn put(&self, path: &str, body: Value) {
         let request = self.agent.put(self.url(path));
-        let answer = request
-            .header("Content-Type", "application/json")
-            .send(body.to_string());
+        let answer = request.header("Content-Type", "application/json").send(body.to_string());
         assert!(answer.unwrap().status().is_success(), "PUT {path} {body}");
     }
 
@@ -116,9 +111,7 @@ fn deliver(
         State::Blocked(reject) => on_blocked(reject.status, &reject.error_type),
         State::Working | State::Unreachable(_) | State::Busy(_) => {}
     });
-    let outcomes = outcomes
-        .into_iter()
-        .map(|outcome| outcome.expect("never interrupted"));
+    let outcomes = outcomes.into_iter().map(|outcome| outcome.expect("never interrupted"));
     outcomes.collect()
 }
 
@@ -134,20 +127,14 @@ fn five_thousand_documents_are_created_once_and_are_duplicates_then() {
         let body = lines(&index, 5000);
 
         let start = Instant::now();
-        assert_eq!(
-            deliver(&mut bulk, &body, never),
-            vec![Outcome::Created; 5000]
-        );
+        assert_eq!(deliver(&mut bulk, &body, never), vec![Outcome::Created; 5000]);
         println!(
             "gzip={gzip}: {} of {} bytes sent, {:?}",
             bulk.counters().bytes,
             body.len(),
             start.elapsed()
         );
-        assert_eq!(
-            deliver(&mut bulk, &body, never),
-            vec![Outcome::Duplicate; 5000]
-        );
+        assert_eq!(deliver(&mut bulk, &body, never), vec![Outcome::Duplicate; 5000]);
 
         assert_eq!(index.n_documents(), 5000);
     }
@@ -155,17 +142,11 @@ fn five_thousand_documents_are_created_once_and_are_duplicates_then() {
 
 #[test]
 fn one_mapping_conflict_in_five_thousand_rejects_one() {
-    let index = Index::create(
-        "conflict",
-        json!({"mappings": {"properties": {"n": {"type": "long"}}}}),
-    );
+    let index =
+        Index::create("conflict", json!({"mappings": {"properties": {"n": {"type": "long"}}}}));
     let mut bulk = Bulk::new(&config()).unwrap();
     let line = |id| {
-        let n = if id == 1234 {
-            json!("no number")
-        } else {
-            json!(id)
-        };
+        let n = if id == 1234 { json!("no number") } else { json!(id) };
         (id, json!({ "n": n }).to_string())
     };
 
@@ -208,10 +189,9 @@ fn a_closed_index_holds_documents_until_it_is_open() {
 
 #[test]
 fn a_write_block_holds_documents_until_it_is_removed() {
-    for (block, status) in [
-        ("index.blocks.write", 403),
-        ("index.blocks.read_only_allow_delete", 429),
-    ] {
+    for (block, status) in
+        [("index.blocks.write", 403), ("index.blocks.read_only_allow_delete", 429)]
+    {
         let index = Index::create(&format!("block-{status}"), json!({}));
         index.block_writes(block, true);
         let mut bulk = Bulk::new(&config()).unwrap();
@@ -231,10 +211,8 @@ fn a_write_block_holds_documents_until_it_is_removed() {
 #[test]
 fn a_document_beyond_the_limit_of_the_server_is_rejected_alone() {
     for gzip in [false, true] {
-        let index = Index::create(
-            &format!("large-{gzip}"),
-            json!({"mappings": {"dynamic": false}}),
-        );
+        let index =
+            Index::create(&format!("large-{gzip}"), json!({"mappings": {"dynamic": false}}));
         let mut bulk = Bulk::new(&ElasticsearchConfig {
             gzip,
             // 9.2.0 lets the compressed one time out.
@@ -265,12 +243,7 @@ fn an_id_that_is_too_long_spoils_no_other_document() {
     let index = Index::create("id", json!({}));
     let mut bulk = Bulk::new(&config()).unwrap();
     let mut body = BulkBody::new();
-    for id in [
-        "a".to_owned(),
-        "b".repeat(513),
-        "c".to_owned(),
-        "d".repeat(512),
-    ] {
+    for id in ["a".to_owned(), "b".repeat(513), "c".to_owned(), "d".repeat(512)] {
         body.begin(&index.name, &id).extend_from_slice(b"{}");
         body.end();
     }
@@ -278,12 +251,7 @@ fn an_id_that_is_too_long_spoils_no_other_document() {
     assert!(
         matches!(
             outcomes.as_slice(),
-            [
-                Outcome::Created,
-                Outcome::Rejected(_),
-                Outcome::Created,
-                Outcome::Created
-            ]
+            [Outcome::Created, Outcome::Rejected(_), Outcome::Created, Outcome::Created]
         ),
         "{outcomes:?}"
     );

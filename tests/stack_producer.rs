@@ -27,15 +27,11 @@ fn check(compression: Compression) {
         panic!("not a topic");
     };
 
-    let batches: Vec<(i32, Vec<Sample>)> = (0..40)
-        .map(|n| (n % n_partitions, samples(n as usize * 500, 500)))
-        .collect();
+    let batches: Vec<(i32, Vec<Sample>)> =
+        (0..40).map(|n| (n % n_partitions, samples(n as usize * 500, 500))).collect();
     deliver(&producer, &topic, &batches);
 
-    assert_eq!(
-        read_back(&bootstrap, &topic, n_partitions, 20_000),
-        by_partition(&batches)
-    );
+    assert_eq!(read_back(&bootstrap, &topic, n_partitions, 20_000), by_partition(&batches));
 }
 
 fn by_partition(batches: &[(i32, Vec<Sample>)]) -> Vec<(i32, Sample)> {
@@ -83,12 +79,7 @@ fn batches_beyond_the_broker_limit_are_cut_and_a_single_record_comes_back() {
     let small = samples(0, 6000);
     let mut large = samples(6000, 3);
     large[1].value = vec![b'x'; 1_100_000];
-    let batches = [
-        (0, samples(7000, 10)),
-        (0, small),
-        (0, large),
-        (0, samples(8000, 10)),
-    ];
+    let batches = [(0, samples(7000, 10)), (0, small), (0, large), (0, samples(8000, 10))];
     let receipts = deliver(&producer, &topic, &batches);
 
     let rejects: Vec<_> = receipts.iter().flat_map(|r| &r.rejects).collect();
@@ -97,10 +88,5 @@ fn batches_beyond_the_broker_limit_are_cut_and_a_single_record_comes_back() {
     let mut expected = by_partition(&batches);
     expected.retain(|(_, sample)| sample.value.len() < 1_100_000);
     let read = read_back(&bootstrap, &topic, 1, expected.len());
-    assert!(
-        read == expected,
-        "{} records read, {} sent",
-        read.len(),
-        expected.len()
-    );
+    assert!(read == expected, "{} records read, {} sent", read.len(), expected.len());
 }

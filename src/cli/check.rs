@@ -54,21 +54,14 @@ pub fn run(file: &Path) -> u8 {
 /// Errors: all problems of the file.
 pub fn check(file: &Path) -> Result<Summary, Problems> {
     let config = Config::load(file)?;
-    Ok(Summary {
-        text: summary(&config),
-        warnings: warnings(&config),
-    })
+    Ok(Summary { text: summary(&config), warnings: warnings(&config) })
 }
 
 fn summary(config: &Config) -> String {
     let kafka = &config.kafka;
     let mut text = format!("host: {}\n", config.host);
     text += &format!("state: {}\n", config.state_dir.display());
-    text += &format!(
-        "kafka: {}, as {}\n",
-        kafka.bootstrap_servers.join(", "),
-        kafka.client_id
-    );
+    text += &format!("kafka: {}, as {}\n", kafka.bootstrap_servers.join(", "), kafka.client_id);
     if !config.input.is_empty() {
         text += "tail:\n";
         for (n, input) in config.input.iter().enumerate() {
@@ -221,9 +214,7 @@ fn warn_of_inputs(config: &Config, warnings: &mut Vec<String>) {
             let matches = glob::glob(path).into_iter().flatten().flatten();
             let mut matches = matches.take(MATCHES_MAX).peekable();
             if matches.peek().is_none() {
-                warnings.push(format!(
-                    "{key}: {path:?} matches no file that can be seen now"
-                ));
+                warnings.push(format!("{key}: {path:?} matches no file that can be seen now"));
             }
             for file in matches {
                 let first = *first_to_match.entry(file.clone()).or_insert(n);
@@ -249,17 +240,13 @@ fn warn_of_index_tables(config: &Config, warnings: &mut Vec<String>) {
             warnings.push(format!("{table}: does nothing without [index]"));
         }
     }
-    let secrets = config.elasticsearch.iter().flat_map(|es| {
-        [
-            ("password_file", &es.password_file),
-            ("api_key_file", &es.api_key_file),
-        ]
-    });
+    let secrets = config
+        .elasticsearch
+        .iter()
+        .flat_map(|es| [("password_file", &es.password_file), ("api_key_file", &es.api_key_file)]);
     for (key, file) in secrets {
         if let Some(Err(error)) = file.as_ref().map(File::open) {
-            warnings.push(format!(
-                "elasticsearch.{key}: cannot be read by this user: {error}"
-            ));
+            warnings.push(format!("elasticsearch.{key}: cannot be read by this user: {error}"));
         }
     }
     let takes_all = |route: &RouteConfig| {
@@ -355,10 +342,7 @@ index:
         assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
         for (warning, expected) in warnings.iter().zip(expected) {
             let expected = expected.replace("LOGS", &logs);
-            assert!(
-                warning.starts_with(&expected),
-                "{warning:?} is not {expected:?}"
-            );
+            assert!(warning.starts_with(&expected), "{warning:?} is not {expected:?}");
         }
     }
 

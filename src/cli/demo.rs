@@ -143,8 +143,7 @@ impl Demo {
         let write_failed = |source| failed("write the log", source);
         let path = logs.join("server.log");
         let mut file = File::create(&path).map_err(write_failed)?;
-        let (mut log, mut written, mut text) =
-            (BrokerLog::new(), Written::default(), Vec::new());
+        let (mut log, mut written, mut text) = (BrokerLog::new(), Written::default(), Vec::new());
         while log.n_events() < N_EVENTS {
             text.clear();
             (0..N_EVENTS_STEP).for_each(|_| log.write(&mut text));
@@ -168,11 +167,8 @@ impl Demo {
     fn copy_files(&mut self, files: &[PathBuf], logs: &Path) -> Result<Written, Error> {
         let mut written = Written::default();
         for (number, path) in files.iter().enumerate() {
-            let context = |source: io::Error| Error::State {
-                attempt: "ship",
-                path: path.clone(),
-                source,
-            };
+            let context =
+                |source: io::Error| Error::State { attempt: "ship", path: path.clone(), source };
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             // Numbered, for files of one name may come from several folders.
             let mut to = OpenOptions::new()
@@ -212,9 +208,7 @@ impl Demo {
 
     /// Shows how far all is, and waits while the consumer is too far behind.
     fn keep_up(&mut self) -> Result<(), Error> {
-        self.wait_while(|demo| {
-            demo.tail.records_acked.get() > demo.index.n_ended() + BEHIND_MAX
-        })
+        self.wait_while(|demo| demo.tail.records_acked.get() > demo.index.n_ended() + BEHIND_MAX)
     }
 
     fn wait_until_shipped(&mut self, written: &Written) -> Result<(), Error> {
@@ -238,7 +232,8 @@ impl Demo {
                 (n_ended, moved_at) = (self.progress(), Instant::now());
             }
             if moved_at.elapsed() > PATIENCE {
-                let problem = format!("nothing moved for {PATIENCE:?}: {} {}", self.tail, self.index);
+                let problem =
+                    format!("nothing moved for {PATIENCE:?}: {} {}", self.tail, self.index);
                 return Err(Error::Kafka { problem });
             }
             thread::sleep(Duration::from_millis(10));
@@ -439,7 +434,9 @@ impl TopicReader {
         self.consumer.assign(&list).map_err(cannot_read)?;
         let message = match self.consumer.poll(Self::TIMEOUT) {
             Some(message) => message.map_err(cannot_read)?,
-            None => return Err(Error::Kafka { problem: "the error topic gives nothing".into() }),
+            None => {
+                return Err(Error::Kafka { problem: "the error topic gives nothing".into() });
+            }
         };
         println!("key: {}", text(message.key()));
         for header in message.headers().iter().flat_map(|headers| headers.iter()) {
@@ -472,7 +469,8 @@ fn failed(attempt: &'static str, source: io::Error) -> Error {
 /// The configuration of both walks, such as an operator would write it.
 fn config(folder: &Path, bootstrap_servers: &str) -> Result<Config, Error> {
     let folder = folder.display();
-    let servers: Vec<String> = bootstrap_servers.split(',').map(|server| format!("{server:?}")).collect();
+    let servers: Vec<String> =
+        bootstrap_servers.split(',').map(|server| format!("{server:?}")).collect();
     let text = format!(
         "state_dir = \"{folder}/state\"\n\
          [kafka]\nbootstrap_servers = [{}]\n\

@@ -37,23 +37,14 @@ impl Problems {
         // A key's line is one more than the newlines before it.
         let line_of = |offset: usize| newlines.partition_point(|&newline| newline < offset) + 1;
         note_table(document, "", &line_of, &mut lines);
-        Problems {
-            file: file.to_owned(),
-            list: Vec::new(),
-            lines,
-        }
+        Problems { file: file.to_owned(), list: Vec::new(), lines }
     }
 
     /// Returns the one problem that concerns the file as a whole, or a key that it lacks.
     pub(super) fn of_file(file: &Path, key: &str, what: String) -> Problems {
         Problems {
             file: file.to_owned(),
-            list: vec![Problem {
-                line: None,
-                column: None,
-                key: key.to_owned(),
-                what,
-            }],
+            list: vec![Problem { line: None, column: None, key: key.to_owned(), what }],
             lines: BTreeMap::new(),
         }
     }
@@ -72,10 +63,7 @@ impl Problems {
     /// wrong by itself: its value here is only a placeholder then.
     pub(super) fn add_relation(&mut self, keys: &[&str], what: impl Into<String>) {
         let wrong = |key: &&str| {
-            let mut rests = self
-                .list
-                .iter()
-                .filter_map(|problem| problem.key.strip_prefix(*key));
+            let mut rests = self.list.iter().filter_map(|problem| problem.key.strip_prefix(*key));
             rests.any(|rest| rest.is_empty() || rest.starts_with('['))
         };
         if !keys.iter().any(wrong) {
@@ -105,8 +93,7 @@ impl Problems {
         if self.list.is_empty() {
             return Ok(value);
         }
-        self.list
-            .sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+        self.list.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
         Err(self)
     }
 
@@ -151,11 +138,7 @@ impl std::error::Error for Problems {}
 pub(super) fn key_path(path: &str, key: &str) -> String {
     // A quoted key may hold anything, and must not reach the terminal as it is.
     let key = key.escape_debug();
-    if path.is_empty() {
-        key.to_string()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
 }
 
 fn note_table(

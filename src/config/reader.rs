@@ -35,12 +35,7 @@ fn read_table<T>(
     problems: &mut Problems,
     read: impl FnOnce(&mut Table) -> T,
 ) -> T {
-    let mut table = Table {
-        path,
-        table,
-        problems,
-        known: Vec::new(),
-    };
+    let mut table = Table { path, table, problems, known: Vec::new() };
     let value = read(&mut table);
     table.refuse_unknown();
     value
@@ -159,12 +154,8 @@ impl<'a> Table<'a> {
         }
         let mut list = Vec::new();
         for (n, element) in array.iter().enumerate() {
-            let earlier = |text: &str| {
-                array
-                    .iter()
-                    .take(n)
-                    .any(|e| e.get_ref().as_str() == Some(text))
-            };
+            let earlier =
+                |text: &str| array.iter().take(n).any(|e| e.get_ref().as_str() == Some(text));
             let parsed = match element.get_ref() {
                 DeValue::String(text) if earlier(text) => Err("is there twice".to_owned()),
                 DeValue::String(text) => parse(text),

@@ -26,10 +26,7 @@ fn check_backoffs(config: &Config, problems: &mut Problems) {
     }
     for (table, backoff, backoff_max) in tables {
         if backoff_max < backoff {
-            let keys = [
-                &*format!("{table}.retry_backoff_max"),
-                &*format!("{table}.retry_backoff"),
-            ];
+            let keys = [&*format!("{table}.retry_backoff_max"), &*format!("{table}.retry_backoff")];
             let what = format!(
                 "must be at least retry_backoff ({}), not {}",
                 show_duration(backoff),
@@ -67,9 +64,7 @@ fn check_inputs(config: &Config, problems: &mut Problems) {
             problems.add_relation(&[&event_key, "batch.bytes_max"], what);
         }
         for (i, path) in input.paths.iter().enumerate() {
-            let earlier = config.input[..n]
-                .iter()
-                .position(|other| other.paths.contains(path));
+            let earlier = config.input[..n].iter().position(|other| other.paths.contains(path));
             if let Some(earlier) = earlier {
                 let what = format!("{path:?} belongs to input[{earlier}] already");
                 problems.add(&format!("input[{n}].paths[{i}]"), what);
@@ -86,11 +81,7 @@ fn check_index(config: &Config, index: &IndexConfig, problems: &mut Problems) {
         );
     }
     let topics = &index.topics;
-    if let Some(error_topic) = index
-        .error_topic
-        .as_ref()
-        .filter(|name| topics.contains(name))
-    {
+    if let Some(error_topic) = index.error_topic.as_ref().filter(|name| topics.contains(name)) {
         problems.add_relation(
             &["index.error_topic", "index.topics"],
             format!("{error_topic} is one of topics: its records would come back for ever"),
@@ -116,9 +107,7 @@ fn check_index(config: &Config, index: &IndexConfig, problems: &mut Problems) {
 fn check_routes(config: &Config, problems: &mut Problems) {
     for (n, route) in config.route.iter().enumerate() {
         let name_key = format!("route[{n}].name");
-        let earlier = config.route[..n]
-            .iter()
-            .position(|other| other.name == route.name);
+        let earlier = config.route[..n].iter().position(|other| other.name == route.name);
         if let Some(earlier) = earlier {
             let what = format!("{:?} is the name of route[{earlier}] already", route.name);
             problems.add_relation(&[&name_key], what);

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::tail::encode::OWN_HEADERS;
+
 use super::reader::Table;
 use super::values::{
-    absolute_path, bootstrap_server, host, http_host, index_pattern, name, path_glob,
+    absolute_path, bootstrap_server, field, host, http_host, index_pattern, name, path_glob,
     path_or_name_glob, regex, timezone, topic,
 };
 use super::{
@@ -34,30 +36,18 @@ const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 16] = [
     ("metadata.broker.list", "it is kafka.bootstrap_servers"),
     ("client.id", "it is kafka.client_id"),
     ("group.id", "it is index.group_id"),
-    (
-        "allow.auto.create.topics",
-        "it is kafka.allow_auto_create_topics",
-    ),
+    ("allow.auto.create.topics", "it is kafka.allow_auto_create_topics"),
     ("enable.auto.commit", COMMITS),
     ("auto.commit.enable", COMMITS),
     ("auto.commit.interval.ms", COMMITS),
     ("enable.auto.offset.store", COMMITS),
     ("offset.store.method", COMMITS),
-    (
-        "auto.offset.reset",
-        "anything but the earliest record would skip records in silence",
-    ),
-    (
-        "isolation.level",
-        "records of aborted transactions must not be indexed",
-    ),
+    ("auto.offset.reset", "anything but the earliest record would skip records in silence"),
+    ("isolation.level", "records of aborted transactions must not be indexed"),
     ("partition.assignment.strategy", MEMBERSHIP),
     ("group.protocol", MEMBERSHIP),
     ("group.remote.assignor", MEMBERSHIP),
-    (
-        "enable.partition.eof",
-        "the end of a partition is no error here",
-    ),
+    ("enable.partition.eof", "the end of a partition is no error here"),
 ];
 const COMMITS: &str = "offsets are committed when their records have arrived, never by a timer";
 const MEMBERSHIP: &str = "partitions are handed over only after their batches have arrived";
@@ -95,39 +85,27 @@ fn system_host(t: &mut Table) -> String {
         Ok(host) => host,
         Err(_) if t.has("host") => String::new(),
         Err(_) => {
-            t.problem(
-                "host",
-                format!("the system's name {system:?} will not do; set host"),
-            );
+            t.problem("host", format!("the system's name {system:?} will not do; set host"));
             String::new()
         }
     }
 }
 
 fn kafka(t: &mut Table) -> KafkaConfig {
-    t.require(
-        "bootstrap_servers",
-        r#"bootstrap_servers = ["localhost:9092"]"#,
-    );
+    t.require("bootstrap_servers", r#"bootstrap_servers = ["localhost:9092"]"#);
     KafkaConfig {
         bootstrap_servers: t.list("bootstrap_servers", bootstrap_server),
-        client_id: t
-            .string("client_id", name)
-            .unwrap_or_else(|| "shipper".to_owned()),
+        client_id: t.string("client_id", name).unwrap_or_else(|| "shipper".to_owned()),
         request_timeout: t.duration("request_timeout", s(30), s(1)),
         retry_backoff: t.duration("retry_backoff", ms(100), ms(1)),
         retry_backoff_max: t.duration("retry_backoff_max", s(5), ms(1)),
         allow_auto_create_topics: t.bool("allow_auto_create_topics", false),
-        consumer_options: t.map(
-            "consumer_options",
-            |name, value| match CONSUMER_OPTIONS_REFUSED
-                .iter()
-                .find(|(refused, _)| *refused == name)
-            {
+        consumer_options: t.map("consumer_options", |name, value| {
+            match CONSUMER_OPTIONS_REFUSED.iter().find(|(refused, _)| *refused == name) {
                 Some((_, reason)) => Err(format!("cannot be set: {reason}")),
                 None => Ok(value.to_owned()),
-            },
-        ),
+            }
+        }),
     }
 }
 
@@ -146,16 +124,16 @@ fn input(t: &mut Table) -> InputConfig {
             )
             .unwrap_or(Multiline::Kafka),
         start_at: t
-            .one_of(
-                "start_at",
-                &[("beginning", StartAt::Beginning), ("end", StartAt::End)],
-            )
+            .one_of("start_at", &[("beginning", StartAt::Beginning), ("end", StartAt::End)])
             .unwrap_or(StartAt::Beginning),
         line_bytes_max: t.bytes("line_bytes_max", 256 << 10, 1 << 10),
         event_bytes_max: t.bytes("event_bytes_max", 512 << 10, 1 << 10),
         event_timeout: t.duration("event_timeout", ms(500), ms(1)),
         fields: t.map("fields", |key, value| {
             name(key)?;
+            if OWN_HEADERS.contains(&key) || key.starts_with("route.") || key.starts_with("dlq.") {
+                return Err("is a header that shipper writes itself; choose another name".into());
+            }
             Ok(value.to_owned())
         }),
     }
@@ -207,10 +185,7 @@ fn batch(t: &mut Table) -> BatchConfig {
 fn index(t: &mut Table) -> IndexConfig {
     t.require("topics", r#"topics = ["broker-logs"]"#);
     // The default routing leads there, whatever the routes before it take.
-    t.require(
-        "error_topic",
-        r#"error_topic = "broker-errors"; ERROR and FATAL events go there"#,
-    );
+    t.require("error_topic", r#"error_topic = "broker-errors"; ERROR and FATAL events go there"#);
     let topics = t.list("topics", topic);
     let first_topic = topics.first().map(String::as_str).unwrap_or_default();
     let dead_letter_topic = match t.string("dead_letter_topic", topic) {
@@ -218,16 +193,12 @@ fn index(t: &mut Table) -> IndexConfig {
         None => format!("{first_topic}-dead-letters"),
     };
     IndexConfig {
-        group_id: t
-            .string("group_id", name)
-            .unwrap_or_else(|| "shipper-index".to_owned()),
+        group_id: t.string("group_id", name).unwrap_or_else(|| "shipper-index".to_owned()),
         error_topic: t.string("error_topic", topic),
         dead_letter_topic,
         topics,
         index_errors: t.bool("index_errors", false),
-        timezone: t
-            .string("timezone", timezone)
-            .unwrap_or(jiff::tz::TimeZone::UTC),
+        timezone: t.string("timezone", timezone).unwrap_or(jiff::tz::TimeZone::UTC),
         bytes_max: t.bytes("bytes_max", 4_000_000, 16_000),
         count_max: t.count("count_max", 5_000, COUNT_MAX) as usize,
         linger: t.duration("linger", ms(200), ms(0)),
@@ -239,18 +210,11 @@ fn index(t: &mut Table) -> IndexConfig {
 fn elasticsearch(t: &mut Table) -> ElasticsearchConfig {
     t.require("hosts", r#"hosts = ["http://localhost:9200"]"#);
     if t.has("username") != t.has("password_file") {
-        let missing = if t.has("username") {
-            "password_file"
-        } else {
-            "username"
-        };
+        let missing = if t.has("username") { "password_file" } else { "username" };
         t.problem(missing, "missing; username and password_file come together");
     }
     if t.has("api_key_file") && (t.has("username") || t.has("password_file")) {
-        t.problem(
-            "api_key_file",
-            "cannot stand beside username and password_file; choose",
-        );
+        t.problem("api_key_file", "cannot stand beside username and password_file; choose");
     }
     ElasticsearchConfig {
         hosts: t.list("hosts", http_host),
@@ -274,14 +238,20 @@ fn route(t: &mut Table) -> RouteConfig {
     t.require("name", r#"name = "noise""#);
     t.require("to", r#"to = "drop""#);
     RouteConfig {
-        name: t.string("name", name).unwrap_or_default(),
-        level: t.list("level", |text| {
-            super::values::one_of(text, &LEVELS).map(str::to_owned)
-        }),
+        name: t
+            .string("name", |text| match text.starts_with("default.") {
+                true => Err("begins with default., as the names of the built-in routes".into()),
+                false => name(text),
+            })
+            .unwrap_or_default(),
+        level: t.list("level", |text| super::values::one_of(text, &LEVELS).map(str::to_owned)),
         logger: t.string("logger", regex),
         message: t.string("message", regex),
         header: t.map("header", |_, value| regex(value)),
-        field: t.map("field", |_, value| regex(value)),
+        field: t.map("field", |name, value| {
+            field(name)?;
+            regex(value)
+        }),
         to: t
             .one_of(
                 "to",

@@ -1,5 +1,7 @@
 //! What may stand in one value. Each function says in its error what the value must be.
 
+use crate::index::fields::Field;
+use crate::index::index_name::IndexName;
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
@@ -36,10 +38,7 @@ pub(super) fn duration(text: &str, min: Duration) -> Result<Duration, String> {
         format!("must be a duration in ms, s, m or h, as in \"10ms\", not {text:?}")
     })?;
     if duration < min {
-        return Err(format!(
-            "must be at least {}, not {text}",
-            show_duration(min)
-        ));
+        return Err(format!("must be at least {}, not {text}", show_duration(min)));
     }
     if duration > DURATION_MAX {
         return Err(format!("must be at most 24h, not {text}"));
@@ -61,10 +60,7 @@ pub(super) fn bytes(text: &str, min: usize) -> Result<usize, String> {
         return Err(format!("must be at least {}, not {text}", show_bytes(min)));
     }
     if bytes > BYTES_MAX {
-        return Err(format!(
-            "must be at most {}, not {text}",
-            show_bytes(BYTES_MAX)
-        ));
+        return Err(format!("must be at most {}, not {text}", show_bytes(BYTES_MAX)));
     }
     Ok(bytes)
 }
@@ -111,9 +107,7 @@ pub(super) fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, St
 /// Reads a name that may become a header, a label or part of a line in a log.
 pub(super) fn name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(format!(
-            "must be text without control characters, not {text:?}"
-        ));
+        return Err(format!("must be text without control characters, not {text:?}"));
     }
     Ok(text.to_owned())
 }
@@ -121,9 +115,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 /// Reads a host's name, which stands before a slash in record keys.
 pub(super) fn host(text: &str) -> Result<String, String> {
     if text.contains('/') || text.contains(char::is_whitespace) {
-        return Err(format!(
-            "must be a name without slashes or spaces, not {text:?}"
-        ));
+        return Err(format!("must be a name without slashes or spaces, not {text:?}"));
     }
     name(text)
 }
@@ -197,9 +189,7 @@ pub(super) fn bootstrap_server(text: &str) -> Result<String, String> {
     if hint.is_empty() && is_host_port(text) {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "must be host:port, as in \"kafka-1:9092\" or \"[::1]:9092\", not {text:?}{hint}"
-    ))
+    Err(format!("must be host:port, as in \"kafka-1:9092\" or \"[::1]:9092\", not {text:?}{hint}"))
 }
 
 /// Reads the address of an Elasticsearch node; a slash behind it is left out.
@@ -227,9 +217,9 @@ fn is_host_port(text: &str) -> bool {
         return false;
     };
     let host_is_legal = match host.strip_prefix('[') {
-        Some(rest) => rest
-            .strip_suffix(']')
-            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        Some(rest) => {
+            rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
+        }
         None => {
             let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             !host.is_empty() && host.bytes().all(legal)
@@ -241,42 +231,22 @@ fn is_host_port(text: &str) -> bool {
 }
 
 /// Reads the pattern of an index name.
-///
-/// Source: Elasticsearch's create index API, naming restrictions.
 pub(super) fn index_pattern(text: &str) -> Result<String, String> {
-    // What the pattern gives, with each letter of a placeholder as a digit.
-    let mut sample = String::new();
-    let mut rest = text;
-    while let Some((literal, behind)) = rest.split_once('{') {
-        let (inside, behind) = behind
-            .split_once('}')
-            .ok_or_else(|| "has a { without its }".to_owned())?;
-        for part in inside.split(['.', '-', '_']) {
-            if !["yyyy", "MM", "dd", "HH"].contains(&part) {
-                return Err(format!(
-                    "knows yyyy, MM, dd and HH, as in {{yyyy.MM.dd}}, not {{{}}}",
-                    inside.escape_debug()
-                ));
-            }
+    IndexName::new(text).map(|_| text.to_owned())
+}
+
+/// Reads the name of a document's field.
+pub(super) fn field(text: &str) -> Result<(), String> {
+    let known: Vec<&str> = Field::NAMES.iter().map(|(name, _)| *name).collect();
+    if Field::named(text).is_some() {
+        return Ok(());
+    }
+    Err(match nearest(text, &known) {
+        Some(known) => format!("no document has this field; did you mean {known:?}?"),
+        None => {
+            format!("no document has this field; known are fields.NAME and {}", known.join(", "))
         }
-        sample.push_str(literal);
-        sample.extend(
-            inside
-                .chars()
-                .map(|c| if c.is_alphabetic() { '0' } else { c }),
-        );
-        rest = behind;
-    }
-    sample.push_str(rest);
-    if let Some(c) = sample.chars().find(|c| {
-        c.is_uppercase() || c.is_whitespace() || c.is_control() || "\\/*?\"<>|,#:{}".contains(*c)
-    }) {
-        return Err(format!("must not hold {c:?}; index names are lower case"));
-    }
-    if sample.is_empty() || sample.len() > 255 || sample.starts_with(['-', '_', '+', '.']) {
-        return Err("must give 1 to 255 bytes that begin with none of - _ + .".to_owned());
-    }
-    Ok(text.to_owned())
+    })
 }
 
 /// Reads the name of a time zone.
@@ -292,11 +262,7 @@ pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         let candidate = candidate.to_lowercase();
         let begins_alike = plain.len().min(candidate.len()) >= 4
             && (plain.starts_with(&candidate) || candidate.starts_with(&plain));
-        if begins_alike {
-            1
-        } else {
-            edit_distance(&plain, &candidate)
-        }
+        if begins_alike { 1 } else { edit_distance(&plain, &candidate) }
     };
     known
         .iter()

@@ -73,11 +73,7 @@ impl Archive {
                 }
             }
         }
-        Ok(Archive {
-            dir: config.dir.clone(),
-            gzip: config.gzip,
-            known: HashMap::new(),
-        })
+        Ok(Archive { dir: config.dir.clone(), gzip: config.gzip, known: HashMap::new() })
     }
 
     /// Stores `documents`: those records of the batch's ground in a partition that are meant for
@@ -104,9 +100,7 @@ impl Archive {
         let dir = self.partition_dir(topic, partition)?;
         let known = self.known(topic, partition, ground, &dir)?;
         let is_missing = |&(offset, _): &(u64, &[u8])| {
-            !known
-                .iter()
-                .any(|&(first, last)| (first..=last).contains(&offset))
+            !known.iter().any(|&(first, last)| (first..=last).contains(&offset))
         };
         let n_documents = documents.clone().count() as u64;
         let missing = documents.filter(is_missing);
@@ -120,10 +114,7 @@ impl Archive {
             }
             result?;
         }
-        Ok(Stored {
-            written,
-            duplicates: n_documents - written,
-        })
+        Ok(Stored { written, duplicates: n_documents - written })
     }
 
     fn partition_dir(&self, topic: &str, partition: i32) -> io::Result<PathBuf> {
@@ -157,11 +148,7 @@ impl Archive {
                 ranges.extend(parse_name(&name).filter(|&(_, last)| last >= start));
             }
             ranges.sort_unstable();
-            let known = Known {
-                source,
-                from: start,
-                ranges,
-            };
+            let known = Known { source, from: start, ranges };
             self.known.insert(key.clone(), known);
         }
         Ok(&self.known[&key].ranges)
@@ -240,9 +227,7 @@ fn trim(mut first: u64, mut last: u64, known: &[(u64, u64)]) -> (u64, u64) {
 
 /// Returns the first and the last offset that a file of this name answers for.
 fn parse_name(name: &str) -> Option<(u64, u64)> {
-    let range = name
-        .strip_suffix(".ndjson.gz")
-        .or_else(|| name.strip_suffix(".ndjson"))?;
+    let range = name.strip_suffix(".ndjson.gz").or_else(|| name.strip_suffix(".ndjson"))?;
     let (first, last) = range.split_once('-')?;
     let offset = |digits: &str| {
         let proper = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -302,11 +287,7 @@ mod tests {
     use super::*;
 
     fn open(dir: &Path, gzip: bool) -> Archive {
-        Archive::new(&ArchiveConfig {
-            dir: dir.to_owned(),
-            gzip,
-        })
-        .unwrap()
+        Archive::new(&ArchiveConfig { dir: dir.to_owned(), gzip }).unwrap()
     }
 
     /// Stores the offsets of `archived`, each as a document that names it.
@@ -346,9 +327,7 @@ mod tests {
             let bytes = fs::read(partition(dir).join(&name)).unwrap();
             let mut text = String::new();
             if name.ends_with(".gz") {
-                MultiGzDecoder::new(bytes.as_slice())
-                    .read_to_string(&mut text)
-                    .unwrap();
+                MultiGzDecoder::new(bytes.as_slice()).read_to_string(&mut text).unwrap();
             } else {
                 text = String::from_utf8(bytes).unwrap();
             }
@@ -379,10 +358,7 @@ mod tests {
     fn a_batch_without_archived_records_writes_no_file() {
         let dir = TempDir::new().unwrap();
         let mut archive = open(dir.path(), false);
-        assert_eq!(
-            store(&mut archive, 1, (0, 9), []).unwrap(),
-            Stored::default()
-        );
+        assert_eq!(store(&mut archive, 1, (0, 9), []).unwrap(), Stored::default());
         assert_eq!(names_in(dir.path()), [""; 0]);
     }
 
@@ -415,19 +391,14 @@ mod tests {
             assert_eq!(stored.written, ground.1 + 1 - ground.0 - duplicates);
             let mut files = names_in(&partition(&dir));
             files.retain(|name| !files_before.contains(name));
-            let expected: Vec<String> = file
-                .iter()
-                .map(|&(first, last)| range(first, last, "ndjson"))
-                .collect();
+            let expected: Vec<String> =
+                file.iter().map(|&(first, last)| range(first, last, "ndjson")).collect();
             assert_eq!(files, expected, "{before:?} {ground:?}");
             let mut on_disk = offsets(&dir);
             on_disk.sort_unstable();
             let mut once = on_disk.clone();
             once.dedup();
-            assert_eq!(
-                on_disk, once,
-                "no offset stands twice: {before:?} {ground:?}"
-            );
+            assert_eq!(on_disk, once, "no offset stands twice: {before:?} {ground:?}");
         }
     }
 
@@ -460,10 +431,7 @@ mod tests {
         let stored = store(&mut archive, 2, (10, 19), 10..=19).unwrap();
 
         assert_eq!((stored.written, stored.duplicates), (10, 0));
-        assert_eq!(
-            names_in(&partition(&dir)),
-            [range(0, 9, "ndjson"), range(10, 19, "ndjson")]
-        );
+        assert_eq!(names_in(&partition(&dir)), [range(0, 9, "ndjson"), range(10, 19, "ndjson")]);
         assert_eq!(offsets(&dir), (0..=19).collect::<Vec<u64>>());
     }
 
@@ -483,18 +451,12 @@ mod tests {
         assert!(store(&mut archive, 1, (10, 19), 10..=19).is_err());
         fs::remove_dir(&blocker).unwrap();
         assert_eq!(names_in(&partition(&dir)), [range(0, 9, "ndjson")]);
-        assert_eq!(
-            store(&mut archive, 1, (10, 19), 10..=19).unwrap().written,
-            10
-        );
+        assert_eq!(store(&mut archive, 1, (10, 19), 10..=19).unwrap().written, 10);
 
         // The folder vanished under a running archive.
         fs::remove_dir_all(dir.path().join("logs")).unwrap();
         assert!(store(&mut archive, 1, (20, 29), 20..=29).is_err());
-        assert_eq!(
-            store(&mut archive, 1, (20, 29), 20..=29).unwrap().written,
-            10
-        );
+        assert_eq!(store(&mut archive, 1, (20, 29), 20..=29).unwrap().written, 10);
     }
 
     #[test]
@@ -505,10 +467,7 @@ mod tests {
         assert!(deep.is_dir());
 
         fs::write(dir.path().join("file"), "").unwrap();
-        let config = ArchiveConfig {
-            dir: dir.path().join("file/archive"),
-            gzip: false,
-        };
+        let config = ArchiveConfig { dir: dir.path().join("file/archive"), gzip: false };
         assert!(Archive::new(&config).is_err());
     }
 

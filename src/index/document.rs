@@ -30,11 +30,7 @@ impl DocumentWriter {
 
     /// Appends the document of `fields`, without a line end.
     pub fn write(&mut self, out: &mut Vec<u8>, fields: &Fields<'_>) {
-        let Fields {
-            event,
-            parsed,
-            origin,
-        } = *fields;
+        let Fields { event, parsed, origin } = *fields;
         out.extend_from_slice(br#"{"@timestamp":""#);
         self.times.write(out, fields.timestamp_ms());
         out.extend_from_slice(br#"","message":"#);
@@ -220,11 +216,7 @@ mod tests {
         let event = Event::from_value(value);
         let parsed = parse(&event.text, &mut TimeReader::new(TimeZone::UTC));
         let origin = Origin::new("broker-logs", 3, 42, 1_795_389_596_230, headers);
-        let fields = Fields {
-            event: &event,
-            parsed: &parsed,
-            origin: &origin,
-        };
+        let fields = Fields { event: &event, parsed: &parsed, origin: &origin };
         inspect(&fields);
         let mut out = Vec::new();
         DocumentWriter::new().write(&mut out, &fields);
@@ -325,11 +317,7 @@ mod tests {
                 other => other.expect(name).to_string(),
             };
             document(ERROR, &HEADERS, |fields| {
-                assert_eq!(
-                    field.value(fields).as_deref(),
-                    Some(in_document.as_str()),
-                    "{name}"
-                );
+                assert_eq!(field.value(fields).as_deref(), Some(in_document.as_str()), "{name}");
             });
         }
     }
@@ -355,17 +343,7 @@ mod tests {
     #[test]
     fn strings_are_escaped_wherever_the_special_byte_stands() {
         for len in [0, 1, 15, 16, 17, 31, 32, 33, 100] {
-            for special in [
-                "",
-                "\"",
-                "\\",
-                "\n",
-                "\0",
-                "\x1f",
-                "\u{7f}",
-                "\u{2028}",
-                "\u{1f600}",
-            ] {
+            for special in ["", "\"", "\\", "\n", "\0", "\x1f", "\u{7f}", "\u{2028}", "\u{1f600}"] {
                 for at in 0..=len {
                     let text = format!("{}{special}{}", "x".repeat(at), "y".repeat(len - at));
                     let mut out = Vec::new();

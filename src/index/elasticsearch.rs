@@ -244,16 +244,11 @@ impl Bulk {
     ///
     /// Errors: a host that is no `http://` address, or a secret's file that cannot be read.
     pub fn new(config: &ElasticsearchConfig) -> io::Result<Bulk> {
-        let credentials = match (
-            &config.username,
-            &config.password_file,
-            &config.api_key_file,
-        ) {
+        let credentials = match (&config.username, &config.password_file, &config.api_key_file) {
             (_, _, Some(path)) => Credentials::ApiKey(path.clone()),
-            (Some(username), Some(path), None) => Credentials::Basic {
-                username: username.clone(),
-                password: path.clone(),
-            },
+            (Some(username), Some(path), None) => {
+                Credentials::Basic { username: username.clone(), password: path.clone() }
+            }
             _ => Credentials::None,
         };
         let hosts = config
@@ -297,10 +292,7 @@ impl Bulk {
 
     /// Returns the means to end deliveries of this client.
     pub fn interrupter(&self) -> Interrupter {
-        Interrupter {
-            stopped: Arc::clone(&self.stopped),
-            agent: self.agent.clone(),
-        }
+        Interrupter { stopped: Arc::clone(&self.stopped), agent: self.agent.clone() }
     }
 
     /// What has been done so far.
@@ -329,11 +321,7 @@ impl Bulk {
             let left_before: usize = parts.iter().map(Vec::len).sum();
             let trouble = self.round(body, &mut parts, outcomes);
             let left: usize = parts.iter().map(Vec::len).sum();
-            idle_rounds = if left < left_before {
-                0
-            } else {
-                idle_rounds + 1
-            };
+            idle_rounds = if left < left_before { 0 } else { idle_rounds + 1 };
             if self.stopped() {
                 break;
             }
@@ -392,11 +380,7 @@ impl Bulk {
                                 outcomes[item] = Some(outcome);
                             }
                             Verdict::Again(reject) => {
-                                let reason = if reject.status == 429 {
-                                    "busy"
-                                } else {
-                                    "failed"
-                                };
+                                let reason = if reject.status == 429 { "busy" } else { "failed" };
                                 self.counters.retry(reason, 1);
                                 again.push(item);
                                 if trouble.is_none() {
@@ -499,10 +483,7 @@ impl Bulk {
                 let wait = between(backoff / 2, backoff).max(retry_after.unwrap_or_default());
                 host.until = Instant::now() + wait;
                 if attempt == 0 {
-                    warn!(
-                        "Elasticsearch host={} fails: {why}; sending again",
-                        host.name
-                    );
+                    warn!("Elasticsearch host={} fails: {why}; sending again", host.name);
                 }
             }
             _ if attempt > 0 => {
@@ -517,10 +498,8 @@ impl Bulk {
     /// Makes one request; the answer's body stands in `self.answer`.
     fn request(&mut self, bytes: &[u8], n_items: usize) -> Result<Response<()>, ureq::Error> {
         let host = &self.hosts[self.host];
-        let mut request = self
-            .agent
-            .post(&host.bulk)
-            .header(header::CONTENT_TYPE, "application/x-ndjson");
+        let mut request =
+            self.agent.post(&host.bulk).header(header::CONTENT_TYPE, "application/x-ndjson");
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
@@ -580,19 +559,16 @@ impl Bulk {
     fn next_host(&self) -> Result<usize, Duration> {
         let now = Instant::now();
         let turn = |n: usize| (self.host + n) % self.hosts.len();
-        (0..self.hosts.len())
-            .map(turn)
-            .find(|&host| self.hosts[host].until <= now)
-            .ok_or_else(|| {
+        (0..self.hosts.len()).map(turn).find(|&host| self.hosts[host].until <= now).ok_or_else(
+            || {
                 let until = self.hosts.iter().map(|host| host.until).min();
                 until.expect("there are hosts").duration_since(now)
-            })
+            },
+        )
     }
 
     fn backoff_after(&self, attempts: u32) -> Duration {
-        self.backoff
-            .saturating_mul(2_u32.saturating_pow(attempts))
-            .min(self.backoff_max)
+        self.backoff.saturating_mul(2_u32.saturating_pow(attempts)).min(self.backoff_max)
     }
 
     fn stopped(&self) -> bool {
@@ -625,10 +601,9 @@ impl Bulk {
             return;
         }
         match &state {
-            State::Working => info!(
-                "Elasticsearch takes documents again after={:.1?}",
-                self.since.elapsed()
-            ),
+            State::Working => {
+                info!("Elasticsearch takes documents again after={:.1?}", self.since.elapsed())
+            }
             State::Unreachable(why) => {
                 warn!("no host of Elasticsearch answers: {why}");
             }
@@ -647,9 +622,8 @@ impl Bulk {
 impl Host {
     fn new(url: &str, request_timeout: Duration) -> io::Result<Host> {
         let problem = |what| invalid(format!("elasticsearch.hosts: {what}"));
-        let base: Uri = url
-            .parse()
-            .map_err(|_| problem(format!("{url:?} is no http://host:port")))?;
+        let base: Uri =
+            url.parse().map_err(|_| problem(format!("{url:?} is no http://host:port")))?;
         let (Some("http"), Some(authority)) = (base.scheme_str(), base.authority()) else {
             return Err(problem(format!("{url:?} is no http://host:port")));
         };
@@ -667,9 +641,7 @@ impl Host {
             request_timeout.as_millis() / 2
         );
         Ok(Host {
-            bulk: bulk
-                .parse()
-                .map_err(|_| problem(format!("bad path in {url:?}")))?,
+            bulk: bulk.parse().map_err(|_| problem(format!("bad path in {url:?}")))?,
             name,
             failures: 0,
             until: Instant::now(),
@@ -697,10 +669,7 @@ impl Credentials {
 
 fn read_secret(path: &PathBuf) -> io::Result<String> {
     let secret = fs::read_to_string(path).map_err(|problem| {
-        io::Error::new(
-            problem.kind(),
-            format!("cannot read {}: {problem}", path.display()),
-        )
+        io::Error::new(problem.kind(), format!("cannot read {}: {problem}", path.display()))
     })?;
     Ok(secret.trim_end_matches(['\r', '\n']).to_owned())
 }
@@ -714,9 +683,8 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let bits = (0..3).fold(0, |bits, n| {
-            bits << 8 | usize::from(chunk.get(n).copied().unwrap_or(0))
-        });
+        let bits =
+            (0..3).fold(0, |bits, n| bits << 8 | usize::from(chunk.get(n).copied().unwrap_or(0)));
         for n in 0..4 {
             let digit = ALPHABET[bits >> (18 - 6 * n) & 63];
             text.push(if n <= chunk.len() { digit.into() } else { '=' });
@@ -745,10 +713,7 @@ fn was_closed(problem: &ureq::Error) -> bool {
     let ureq::Error::Io(problem) = problem else {
         return false;
     };
-    matches!(
-        problem.kind(),
-        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
-    )
+    matches!(problem.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// What went wrong may quote an answer, and that is anything.

@@ -56,19 +56,11 @@ impl<'a> Event<'a> {
     }
 
     fn plain(text: Cow<'a, str>, lossy: bool) -> Event<'a> {
-        Event {
-            text,
-            lossy,
-            envelope: None,
-        }
+        Event { text, lossy, envelope: None }
     }
 
     fn enveloped(text: Cow<'a, str>, lossy: bool, envelope: Envelope) -> Event<'a> {
-        Event {
-            text,
-            lossy,
-            envelope: Some(envelope),
-        }
+        Event { text, lossy, envelope: Some(envelope) }
     }
 }
 
@@ -167,19 +159,13 @@ mod tests {
         })
         .to_string();
         let event = Event::from_value(value.as_bytes());
-        assert_eq!(
-            event.text,
-            "[2017-08-04 10:48:20,377] ERROR \"x\" (a.B)\njava.lang.Error"
-        );
+        assert_eq!(event.text, "[2017-08-04 10:48:20,377] ERROR \"x\" (a.B)\njava.lang.Error");
         let envelope = event.envelope.expect("it is JSON");
         assert_eq!(envelope.timestamp_ms, Some(1_795_389_596_230));
         assert_eq!(envelope.host.as_deref(), Some("broker-1"));
         assert_eq!(envelope.path.as_deref(), Some("/var/log/kafka/server.log"));
         assert_eq!(envelope.byte_offset, Some(4711));
-        assert_eq!(
-            Value::Object(envelope.fields),
-            json!({"env": "prod", "rack": {"row": 7}})
-        );
+        assert_eq!(Value::Object(envelope.fields), json!({"env": "prod", "rack": {"row": 7}}));
         assert_eq!(envelope.tags, [json!("kafka")]);
     }
 

@@ -48,10 +48,7 @@ impl<'a> Fields<'a> {
 
     /// Returns the static fields that headers do not name: those Filebeat added.
     pub fn envelope_fields(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        let fields = self
-            .envelope()
-            .into_iter()
-            .flat_map(|envelope| &envelope.fields);
+        let fields = self.envelope().into_iter().flat_map(|envelope| &envelope.fields);
         let origin = self.origin;
         fields
             .map(|(name, value)| (name.as_str(), value))
@@ -130,9 +127,7 @@ impl Field {
             return Some(Field::Static(name.to_owned()));
         }
         let mut names = Field::NAMES.into_iter();
-        names
-            .find(|(known, _)| *known == name)
-            .map(|(_, field)| field)
+        names.find(|(known, _)| *known == name).map(|(_, field)| field)
     }
 
     /// Returns what `fields` hold for it, as text; `None` where the document leaves it out.

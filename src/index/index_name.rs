@@ -51,10 +51,7 @@ impl IndexName {
             rest = behind;
         }
         parts.push(Part::Text(rest.to_owned()));
-        let name = IndexName {
-            parts,
-            rendered: None,
-        };
+        let name = IndexName { parts, rendered: None };
         let sample = name.render(UtcHour::of(0).0);
         let sample = String::from_utf8(sample).expect("made of text");
         match problem_of(&sample) {
@@ -96,19 +93,14 @@ impl IndexName {
 impl Part {
     /// Returns what `time`, the inside of braces, begins with, and its length.
     fn of_time(time: &str) -> Option<(Part, usize)> {
-        let named = [
-            ("yyyy", Part::Year),
-            ("MM", Part::Month),
-            ("dd", Part::Day),
-            ("HH", Part::Hour),
-        ];
+        let named =
+            [("yyyy", Part::Year), ("MM", Part::Month), ("dd", Part::Day), ("HH", Part::Hour)];
         for (name, part) in named {
             if time.starts_with(name) {
                 return Some((part, name.len()));
             }
         }
-        time.starts_with(['.', '-', '_'])
-            .then(|| (Part::Text(time[..1].to_owned()), 1))
+        time.starts_with(['.', '-', '_']).then(|| (Part::Text(time[..1].to_owned()), 1))
     }
 }
 
@@ -136,21 +128,9 @@ mod tests {
     #[test]
     fn the_name_is_a_function_of_the_records_time_in_utc() {
         for (pattern, timestamp_ms, name) in [
-            (
-                "broker-logs-{yyyy.MM.dd}",
-                1_795_389_596_230,
-                "broker-logs-2026.11.22",
-            ),
-            (
-                "broker-logs-{yyyy.MM.dd}",
-                1_795_391_999_999,
-                "broker-logs-2026.11.22",
-            ),
-            (
-                "broker-logs-{yyyy.MM.dd}",
-                1_795_392_000_000,
-                "broker-logs-2026.11.23",
-            ),
+            ("broker-logs-{yyyy.MM.dd}", 1_795_389_596_230, "broker-logs-2026.11.22"),
+            ("broker-logs-{yyyy.MM.dd}", 1_795_391_999_999, "broker-logs-2026.11.22"),
+            ("broker-logs-{yyyy.MM.dd}", 1_795_392_000_000, "broker-logs-2026.11.23"),
             ("a-{yyyy}-{MM}-b", 1_795_389_596_230, "a-2026-11-b"),
             ("{yyyyMMdd_HH}", 1_795_389_596_230, "20261122_23"),
             ("logs", 1_795_389_596_230, "logs"),
@@ -158,9 +138,7 @@ mod tests {
             ("l-{yyyy}", i64::MAX, "l-9999"),
         ] {
             let mut out = Vec::new();
-            IndexName::new(pattern)
-                .expect(pattern)
-                .write(&mut out, timestamp_ms);
+            IndexName::new(pattern).expect(pattern).write(&mut out, timestamp_ms);
             assert_eq!(String::from_utf8(out).unwrap(), name, "{pattern}");
         }
     }

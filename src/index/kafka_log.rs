@@ -87,9 +87,7 @@ impl Level {
 
     /// Returns the level that `word` names in any case, alone or by a synonym.
     pub fn from_word(word: &str) -> Option<Level> {
-        let known = Level::WORDS
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(word));
+        let known = Level::WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word));
         known.map(|(_, level)| *level)
     }
 
@@ -222,9 +220,7 @@ fn take_error_class(lines: &str) -> Option<(&str, &str)> {
 }
 
 fn read_error(stack_trace: &str) -> LoggedError<'_> {
-    let header = stack_trace
-        .strip_prefix("Caused by: ")
-        .unwrap_or(stack_trace);
+    let header = stack_trace.strip_prefix("Caused by: ").unwrap_or(stack_trace);
     let (class, message) = match take_error_class(header) {
         Some((class, behind)) => (Some(class), behind.strip_prefix(':')),
         None => (None, None),
@@ -284,12 +280,8 @@ fn take_place_before(text: &str) -> Option<(Place<'_>, &str)> {
     let behind = behind.strip_prefix("] ")?;
     let name_len = memchr(b' ', behind.as_bytes()).unwrap_or(behind.len());
     let (name, behind) = behind.split_at(name_len);
-    behind
-        .strip_prefix(" -")
-        .filter(|text| text.is_empty() || text.starts_with(' '))?;
-    let bracketed = name
-        .strip_prefix('[')
-        .and_then(|name| name.strip_suffix(']'));
+    behind.strip_prefix(" -").filter(|text| text.is_empty() || text.starts_with(' '))?;
+    let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
     let place = read_logger(bracketed.unwrap_or(name))?;
     if bracketed.is_none() && place.line.is_none() {
         return None; // `[Component id=1] Something - more of a message`
@@ -330,11 +322,7 @@ fn read_logger(text: &str) -> Option<Place<'_>> {
         "" | ":?" => None,
         line => Some(line.strip_prefix(':')?.parse().ok()?),
     };
-    Some(Place {
-        thread: None,
-        logger: Some(name),
-        line,
-    })
+    Some(Place { thread: None, logger: Some(name), line })
 }
 
 /// Takes `[component]` and the mark and blanks behind it off the start, as Filebeat does.

@@ -161,10 +161,7 @@ impl Route {
         };
         (self.levels.is_empty() || has_level(&self.levels))
             && self.logger.as_ref().is_none_or(has_logger)
-            && self
-                .message
-                .as_ref()
-                .is_none_or(|regex| regex.is_match(parsed.message))
+            && self.message.as_ref().is_none_or(|regex| regex.is_match(parsed.message))
             && self.headers.iter().all(has_header)
             && self.fields.iter().all(has_field)
     }
@@ -218,9 +215,7 @@ mod tests {
 
     fn regexes(conditions: &[(&str, &str)]) -> BTreeMap<String, Regex> {
         let conditions = conditions.iter();
-        conditions
-            .map(|(name, pattern)| (name.to_string(), regex(pattern)))
-            .collect()
+        conditions.map(|(name, pattern)| (name.to_string(), regex(pattern))).collect()
     }
 
     /// Returns the name of the route `event` takes, and where to.
@@ -228,11 +223,7 @@ mod tests {
         let event = Event::from_value(event.as_bytes());
         let parsed = parse(&event.text, &mut TimeReader::new(TimeZone::UTC));
         let origin = Origin::new("broker-logs", 0, 0, 0, headers);
-        let routed = router.route(&Fields {
-            event: &event,
-            parsed: &parsed,
-            origin: &origin,
-        });
+        let routed = router.route(&Fields { event: &event, parsed: &parsed, origin: &origin });
         (router.names()[routed.route].clone(), routed.to)
     }
 
@@ -242,48 +233,19 @@ mod tests {
         "[2024-05-27 13:34:02,000] INFO done (kafka.log.LogManager)\njava.lang.Error: a";
     const NO_LAYOUT: &str = "ERROR no disk";
 
-    const NOWHERE: Destinations = Destinations {
-        error_topic: false,
-        index: false,
-        archive: false,
-    };
-    const ERROR_TOPIC: Destinations = Destinations {
-        error_topic: true,
-        ..NOWHERE
-    };
-    const INDEX: Destinations = Destinations {
-        index: true,
-        ..NOWHERE
-    };
-    const ARCHIVE: Destinations = Destinations {
-        archive: true,
-        ..NOWHERE
-    };
+    const NOWHERE: Destinations = Destinations { error_topic: false, index: false, archive: false };
+    const ERROR_TOPIC: Destinations = Destinations { error_topic: true, ..NOWHERE };
+    const INDEX: Destinations = Destinations { index: true, ..NOWHERE };
+    const ARCHIVE: Destinations = Destinations { archive: true, ..NOWHERE };
 
     #[test]
     fn without_rules_the_level_decides_and_nothing_else() {
         let fatal = ERROR.replace("ERROR", "FATAL");
         for (index_errors, has_elasticsearch, errors, others) in [
             (false, true, ERROR_TOPIC, INDEX),
-            (
-                true,
-                true,
-                Destinations {
-                    index: true,
-                    ..ERROR_TOPIC
-                },
-                INDEX,
-            ),
+            (true, true, Destinations { index: true, ..ERROR_TOPIC }, INDEX),
             (false, false, ERROR_TOPIC, ARCHIVE),
-            (
-                true,
-                false,
-                Destinations {
-                    archive: true,
-                    ..ERROR_TOPIC
-                },
-                ARCHIVE,
-            ),
+            (true, false, Destinations { archive: true, ..ERROR_TOPIC }, ARCHIVE),
         ] {
             let config = index_config(index_errors);
             let router = Router::new(&[], &config, has_elasticsearch).expect("no rules");
@@ -293,11 +255,7 @@ mod tests {
                 (INFO, DEFAULT_OTHERS, others),
                 (NO_LAYOUT, DEFAULT_OTHERS, others),
             ] {
-                assert_eq!(
-                    routed(&router, event, &[]),
-                    (name.to_owned(), to),
-                    "{event}"
-                );
+                assert_eq!(routed(&router, event, &[]), (name.to_owned(), to), "{event}");
             }
         }
     }
@@ -309,74 +267,31 @@ mod tests {
         for (rule, matches) in [
             (any(), [true, true, true]),
             (
-                RouteConfig {
-                    level: vec!["error".into(), "warn".into()],
-                    ..any()
-                },
+                RouteConfig { level: vec!["error".into(), "warn".into()], ..any() },
                 [true, false, false],
             ),
+            (RouteConfig { logger: Some(regex("^kafka.log")), ..any() }, [true, true, false]),
+            (RouteConfig { message: Some(regex("no disk$")), ..any() }, [true, false, true]),
+            (RouteConfig { header: regexes(&[("env", "^prod$")]), ..any() }, [true, true, true]),
             (
-                RouteConfig {
-                    logger: Some(regex("^kafka.log")),
-                    ..any()
-                },
-                [true, true, false],
-            ),
-            (
-                RouteConfig {
-                    message: Some(regex("no disk$")),
-                    ..any()
-                },
-                [true, false, true],
-            ),
-            (
-                RouteConfig {
-                    header: regexes(&[("env", "^prod$")]),
-                    ..any()
-                },
-                [true, true, true],
-            ),
-            (
-                RouteConfig {
-                    header: regexes(&[("env", "^prod$"), ("rack", "")]),
-                    ..any()
-                },
+                RouteConfig { header: regexes(&[("env", "^prod$"), ("rack", "")]), ..any() },
                 [false; 3],
             ),
+            (RouteConfig { header: regexes(&[("path", "server")]), ..any() }, [true, true, true]),
             (
-                RouteConfig {
-                    header: regexes(&[("path", "server")]),
-                    ..any()
-                },
+                RouteConfig { field: regexes(&[("fields.env", "prod")]), ..any() },
                 [true, true, true],
             ),
             (
-                RouteConfig {
-                    field: regexes(&[("fields.env", "prod")]),
-                    ..any()
-                },
-                [true, true, true],
-            ),
-            (
-                RouteConfig {
-                    field: regexes(&[("kafka.log.component", "Broker")]),
-                    ..any()
-                },
+                RouteConfig { field: regexes(&[("kafka.log.component", "Broker")]), ..any() },
                 [true, false, false],
             ),
             (
-                RouteConfig {
-                    field: regexes(&[("error.type", "Error$")]),
-                    ..any()
-                },
+                RouteConfig { field: regexes(&[("error.type", "Error$")]), ..any() },
                 [false, true, false],
             ),
             (
-                RouteConfig {
-                    level: vec!["INFO".into()],
-                    message: Some(regex("disk")),
-                    ..any()
-                },
+                RouteConfig { level: vec!["INFO".into()], message: Some(regex("disk")), ..any() },
                 [false; 3],
             ),
         ] {
@@ -392,17 +307,10 @@ mod tests {
     fn the_first_rule_that_matches_wins() {
         let mut logger = route("logger", Destination::Archive);
         logger.logger = Some(regex("LogManager"));
-        let rules = [
-            logger,
-            route("rest", Destination::Drop),
-            route("never", Destination::Index),
-        ];
+        let rules = [logger, route("rest", Destination::Drop), route("never", Destination::Index)];
         let router = Router::new(&rules, &index_config(false), true).expect("rules");
         assert_eq!(routed(&router, ERROR, &[]), ("logger".to_owned(), ARCHIVE));
-        assert_eq!(
-            routed(&router, NO_LAYOUT, &[]),
-            ("rest".to_owned(), NOWHERE)
-        );
+        assert_eq!(routed(&router, NO_LAYOUT, &[]), ("rest".to_owned(), NOWHERE));
     }
 
     #[test]
@@ -416,10 +324,7 @@ mod tests {
             assert_eq!(routed(&router, INFO, &headers), ("all".to_owned(), INDEX));
             assert_eq!(routed(&router, "archive", &headers).1, ARCHIVE);
             let router = Router::new(&[], &index_config(false), false).expect("no rules");
-            assert_eq!(
-                routed(&router, ERROR, &headers),
-                (DEFAULT_ERRORS.to_owned(), ARCHIVE)
-            );
+            assert_eq!(routed(&router, ERROR, &headers), (DEFAULT_ERRORS.to_owned(), ARCHIVE));
         }
     }
 

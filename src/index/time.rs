@@ -34,19 +34,12 @@ struct Hour {
     start_ms: i64,
 }
 
-const NO_HOUR: Hour = Hour {
-    text: [0; 13],
-    start_ms: 0,
-};
+const NO_HOUR: Hour = Hour { text: [0; 13], start_ms: 0 };
 
 impl TimeReader {
     /// Returns a reader that takes times without a zone as times in `zone`.
     pub fn new(zone: TimeZone) -> TimeReader {
-        TimeReader {
-            zone,
-            local: NO_HOUR,
-            utc: NO_HOUR,
-        }
+        TimeReader { zone, local: NO_HOUR, utc: NO_HOUR }
     }
 
     /// Returns the time at the very start of `text`, and how many bytes it takes up; `None` if
@@ -78,10 +71,7 @@ impl TimeReader {
     fn utc_ms(&mut self, hour: &[u8; 13], within_ms: i64) -> Option<i64> {
         if self.utc.text != *hour {
             let start = Offset::UTC.to_timestamp(read_hour(hour)?).ok()?;
-            self.utc = Hour {
-                text: *hour,
-                start_ms: start.as_millisecond(),
-            };
+            self.utc = Hour { text: *hour, start_ms: start.as_millisecond() };
         }
         Some(self.utc.start_ms + within_ms)
     }
@@ -101,10 +91,7 @@ impl TimeReader {
                 let second = i8::try_from(within_ms / 1_000 % 60).expect("under 60");
                 return Some(ms_at(minute, second)? + within_ms % 1_000);
             }
-            self.local = Hour {
-                text: *hour,
-                start_ms,
-            };
+            self.local = Hour { text: *hour, start_ms };
         }
         Some(self.local.start_ms + within_ms)
     }
@@ -112,37 +99,13 @@ impl TimeReader {
 
 /// Returns the start of the hour `yyyy-MM-dd HH`, if there is such an hour.
 fn read_hour(hour: &[u8; 13]) -> Option<DateTime> {
-    let [
-        c0,
-        c1,
-        y0,
-        y1,
-        b'-',
-        m0,
-        m1,
-        b'-',
-        d0,
-        d1,
-        b' ' | b'T',
-        h0,
-        h1,
-    ] = *hour
-    else {
+    let [c0, c1, y0, y1, b'-', m0, m1, b'-', d0, d1, b' ' | b'T', h0, h1] = *hour else {
         return None;
     };
     let year = two_digits(c0, c1)? * 100 + two_digits(y0, y1)?;
     let part = |tens, ones| i8::try_from(two_digits(tens, ones)?).ok();
     let (month, day) = (part(m0, m1)?, part(d0, d1)?);
-    DateTime::new(
-        i16::try_from(year).ok()?,
-        month,
-        day,
-        part(h0, h1)?,
-        0,
-        0,
-        0,
-    )
-    .ok()
+    DateTime::new(i16::try_from(year).ok()?, month, day, part(h0, h1)?, 0, 0, 0).ok()
 }
 
 /// Returns the milliseconds of `,SSS` or `.SSS` at the start of `text`, and its length; zeros if
@@ -276,72 +239,17 @@ mod tests {
     fn the_spellings_of_log4j_and_of_the_jvm_are_read() {
         let mut utc = reader("UTC");
         for (text, iso, zoned, rest) in [
-            (
-                "2017-08-04 10:48:20,377] INFO",
-                "2017-08-04T10:48:20.377Z",
-                false,
-                "] INFO",
-            ),
-            (
-                "2017-08-04 10:48:20.377 x",
-                "2017-08-04T10:48:20.377Z",
-                false,
-                " x",
-            ),
-            (
-                "2026-05-27 13:33:11 INFO",
-                "2026-05-27T13:33:11.000Z",
-                false,
-                " INFO",
-            ),
-            (
-                "2026-05-27 13:34:02,000+0200 I",
-                "2026-05-27T11:34:02.000Z",
-                true,
-                " I",
-            ),
-            (
-                "2017-07-20T14:35:38.820+0800][",
-                "2017-07-20T06:35:38.820Z",
-                true,
-                "][",
-            ),
-            (
-                "2024-02-29T00:00:00.5-03:30",
-                "2024-02-29T03:30:00.500Z",
-                true,
-                "",
-            ),
-            (
-                "2024-02-29T00:00:00+02",
-                "2024-02-28T22:00:00.000Z",
-                true,
-                "",
-            ),
-            (
-                "2024-02-29T23:59:59.123456789Z",
-                "2024-02-29T23:59:59.123Z",
-                true,
-                "",
-            ),
-            (
-                "1969-12-31 23:59:59,999",
-                "1969-12-31T23:59:59.999Z",
-                false,
-                "",
-            ),
-            (
-                "2024-01-01 00:00:00,",
-                "2024-01-01T00:00:00.000Z",
-                false,
-                ",",
-            ),
-            (
-                "2024-01-01 00:00:00-x",
-                "2024-01-01T00:00:00.000Z",
-                false,
-                "-x",
-            ),
+            ("2017-08-04 10:48:20,377] INFO", "2017-08-04T10:48:20.377Z", false, "] INFO"),
+            ("2017-08-04 10:48:20.377 x", "2017-08-04T10:48:20.377Z", false, " x"),
+            ("2026-05-27 13:33:11 INFO", "2026-05-27T13:33:11.000Z", false, " INFO"),
+            ("2026-05-27 13:34:02,000+0200 I", "2026-05-27T11:34:02.000Z", true, " I"),
+            ("2017-07-20T14:35:38.820+0800][", "2017-07-20T06:35:38.820Z", true, "]["),
+            ("2024-02-29T00:00:00.5-03:30", "2024-02-29T03:30:00.500Z", true, ""),
+            ("2024-02-29T00:00:00+02", "2024-02-28T22:00:00.000Z", true, ""),
+            ("2024-02-29T23:59:59.123456789Z", "2024-02-29T23:59:59.123Z", true, ""),
+            ("1969-12-31 23:59:59,999", "1969-12-31T23:59:59.999Z", false, ""),
+            ("2024-01-01 00:00:00,", "2024-01-01T00:00:00.000Z", false, ","),
+            ("2024-01-01 00:00:00-x", "2024-01-01T00:00:00.000Z", false, "-x"),
         ] {
             let read = read(&mut utc, text);
             assert_eq!(read, Some((iso.to_owned(), zoned, rest)), "{text}");

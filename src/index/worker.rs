@@ -77,8 +77,7 @@ impl IndexBatch {
             self.ground.push(ground.clone());
             self.ground.len() - 1
         });
-        let headers =
-            Headers { count: record.n_headers, fixed: record.header_bytes, varying: &[] };
+        let headers = Headers { count: record.n_headers, fixed: record.header_bytes, varying: &[] };
         self.records.push(record.timestamp_ms, record.key, record.value, headers);
         self.offsets.push((at as u32, offset));
     }
@@ -171,7 +170,8 @@ impl Worker {
         let bulk = elasticsearch.map(Bulk::new).transpose();
         let bulk = bulk.map_err(|error| wrong(format!("elasticsearch: {error}")))?;
         let index_name = elasticsearch.map(|config| IndexName::new(&config.index)).transpose();
-        let index_name = index_name.map_err(|error| wrong(format!("elasticsearch.index: {error}")))?;
+        let index_name =
+            index_name.map_err(|error| wrong(format!("elasticsearch.index: {error}")))?;
         let (replies, deliveries) = unbounded();
         Ok(Worker {
             producer,
@@ -222,11 +222,8 @@ impl Worker {
         self.sort(batch);
         let stored = self.archive(batch)?;
         self.bulk()?;
-        let records: Vec<RecordRef<'_>> = if self.needs_topics() {
-            batch.records.iter().collect()
-        } else {
-            Vec::new()
-        };
+        let records: Vec<RecordRef<'_>> =
+            if self.needs_topics() { batch.records.iter().collect() } else { Vec::new() };
         let errors = self.send_errors(batch, &records)?;
         let dead_letters = self.send_dead_letters(batch, &records)?;
         *commit_now = errors.n_acked + dead_letters.n_acked > 0;
@@ -303,7 +300,9 @@ impl Worker {
     fn archive(&mut self, batch: &IndexBatch) -> Result<Stored, Stop> {
         let Sorted { archived, archive_bytes, .. } = &self.sorted;
         let (mut sum, mut is_failing) = (Stored::default(), false);
-        let Some(archive) = &mut self.archive else { return Ok(sum) };
+        let Some(archive) = &mut self.archive else {
+            return Ok(sum);
+        };
         for (at, ground) in batch.ground.iter().enumerate() {
             let documents = archived.iter().enumerate().filter_map(|(n, (record, end))| {
                 let (of, offset) = batch.offsets[*record];
@@ -337,7 +336,9 @@ impl Worker {
     /// Indexes documents; `outcomes` then says what became of each.
     fn bulk(&mut self) -> Result<(), Stop> {
         self.outcomes.clear();
-        let Some(bulk) = &mut self.bulk else { return Ok(()) };
+        let Some(bulk) = &mut self.bulk else {
+            return Ok(());
+        };
         if self.sorted.items.is_empty() {
             return Ok(());
         }
@@ -387,7 +388,9 @@ impl Worker {
                 _ => None,
             })
             .collect();
-        let Some((_, first)) = rejected.first() else { return Ok(Sent::default()) };
+        let Some((_, first)) = rejected.first() else {
+            return Ok(Sent::default());
+        };
         let topic = Arc::clone(&self.dead_letter_topic);
         log::warn!("{} documents rejected, sent to topic={topic}: first: {first}", rejected.len());
         let added = rejected.iter().map(|(at, reject)| {

@@ -43,10 +43,7 @@ impl Topic {
 impl Cluster {
     pub(super) fn new(bootstrap_servers: &[String]) -> Cluster {
         Cluster {
-            bootstrap: bootstrap_servers
-                .iter()
-                .map(|s| s.as_str().into())
-                .collect(),
+            bootstrap: bootstrap_servers.iter().map(|s| s.as_str().into()).collect(),
             brokers: BTreeMap::new(),
             topics: BTreeMap::new(),
         }
@@ -84,9 +81,7 @@ impl Cluster {
     /// Returns the name of the topic with this id.
     pub(super) fn topic_by_id(&self, id: TopicId) -> Option<&Arc<str>> {
         let mut topics = self.topics.iter();
-        topics
-            .find(|(_, topic)| topic.id == id)
-            .map(|(name, _)| name)
+        topics.find(|(_, topic)| topic.id == id).map(|(name, _)| name)
     }
 
     /// Returns the address of the leader, if there is one.

@@ -133,10 +133,7 @@ fn open_address(address: SocketAddr, client_id: &str, timeout: Duration) -> Resu
         }
     }
     transport.never_block().map_err(Error::Connection)?;
-    Ok(Opened {
-        transport,
-        versions,
-    })
+    Ok(Opened { transport, versions })
 }
 
 /// Asks with `version` and, if the broker does not know it, with version 0, which all know.
@@ -153,11 +150,7 @@ fn ask_versions(
     version: i16,
     client_id: &str,
 ) -> Result<Result<Versions, i16>, Error> {
-    let head = Head {
-        version,
-        correlation_id: 0,
-        client_id,
-    };
+    let head = Head { version, correlation_id: 0, client_id };
     let request = messages::api_versions_request(head);
     transport.write_all(&request).map_err(lost)?;
     let mut len = [0; 4];
@@ -167,10 +160,7 @@ fn ask_versions(
         return Err(Error::Undecodable("ApiVersions answer"));
     }
     let mut answer = Vec::new();
-    let n_read = transport
-        .take(len as u64)
-        .read_to_end(&mut answer)
-        .map_err(lost)?;
+    let n_read = transport.take(len as u64).read_to_end(&mut answer).map_err(lost)?;
     if n_read < len {
         return Err(Error::Closed);
     }
@@ -287,11 +277,7 @@ impl<T> Connection<T> {
         now: Instant,
         request: impl FnOnce(Head<'_>, &mut VecDeque<Piece>),
     ) {
-        let head = Head {
-            version,
-            correlation_id: self.next_correlation_id,
-            client_id,
-        };
+        let head = Head { version, correlation_id: self.next_correlation_id, client_id };
         self.next_correlation_id = self.next_correlation_id.checked_add(1).unwrap_or(0);
         self.pending.push_back(Pending {
             correlation_id: head.correlation_id,
@@ -351,8 +337,7 @@ impl<T> Connection<T> {
             let len = self.input.len();
             self.input.resize(len + READ_LEN, 0);
             let read = self.transport.read(&mut self.input[len..]);
-            self.input
-                .truncate(len + read.as_ref().copied().unwrap_or(0));
+            self.input.truncate(len + read.as_ref().copied().unwrap_or(0));
             match read {
                 Ok(0) => return Err(Error::Closed),
                 Ok(n_read) => {

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
@@ -153,7 +155,8 @@ impl Consumer {
         for (name, value) in &kafka.consumer_options {
             config.set(name, value);
         }
-        let failed = |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
+        let failed =
+            |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
         let inner: BaseConsumer<Context> =
             config.create_with_context(Context::default()).map_err(failed)?;
         let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();

@@ -71,10 +71,7 @@ impl Writer {
     fn new(api: Api, version: i16, correlation_id: i32, client_id: &str) -> Writer {
         let flexible = api.is_flexible(version);
         // The header's client id keeps the old form even where the rest is flexible.
-        let mut writer = Writer {
-            bytes: vec![0; 4],
-            flexible: false,
-        };
+        let mut writer = Writer { bytes: vec![0; 4], flexible: false };
         writer.put(&api.key().to_be_bytes());
         writer.put(&version.to_be_bytes());
         writer.put(&correlation_id.to_be_bytes());
@@ -137,11 +134,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(answer: &'a [u8], flexible: bool, what: &'static str) -> Reader<'a> {
-        Reader {
-            rest: answer,
-            flexible,
-            what,
-        }
+        Reader { rest: answer, flexible, what }
     }
 
     fn broken(&self) -> Error {
@@ -194,9 +187,7 @@ impl<'a> Reader<'a> {
         }
         let len = usize::try_from(len).map_err(|_| self.broken())?;
         let bytes = self.take(len)?;
-        std::str::from_utf8(bytes)
-            .map(Some)
-            .map_err(|_| self.broken())
+        std::str::from_utf8(bytes).map(Some).map_err(|_| self.broken())
     }
 
     /// Reads an array, an absent one as empty. Memory grows with what is read, not with the
@@ -367,11 +358,8 @@ pub(super) fn metadata_answer(version: i16, body: &[u8]) -> Result<Metadata, Err
         let port = reader.i32()?;
         let _rack = reader.string()?;
         reader.tags()?;
-        let address = if host.contains(':') {
-            format!("[{host}]:{port}")
-        } else {
-            format!("{host}:{port}")
-        };
+        let address =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Ok(BrokerMetadata { node, address })
     })?;
     let _cluster_id = reader.string()?;
@@ -379,11 +367,7 @@ pub(super) fn metadata_answer(version: i16, body: &[u8]) -> Result<Metadata, Err
     let topics = reader.array(|reader| {
         let code = reader.i16()?;
         let name = reader.string()?.unwrap_or_default().to_owned();
-        let id = if version >= 10 {
-            reader.chunk()?
-        } else {
-            TopicId::default()
-        };
+        let id = if version >= 10 { reader.chunk()? } else { TopicId::default() };
         let _is_internal = reader.take(1)?;
         let partitions = reader.array(|reader| {
             let code = reader.i16()?;
@@ -397,34 +381,20 @@ pub(super) fn metadata_answer(version: i16, body: &[u8]) -> Result<Metadata, Err
                 reader.array(Reader::i32)?;
             }
             reader.tags()?;
-            Ok(PartitionMetadata {
-                code,
-                index,
-                leader,
-            })
+            Ok(PartitionMetadata { code, index, leader })
         })?;
         if version >= 8 {
             let _authorized_operations = reader.i32()?;
         }
         reader.tags()?;
-        Ok(TopicMetadata {
-            code,
-            name,
-            id,
-            partitions,
-        })
+        Ok(TopicMetadata { code, name, id, partitions })
     })?;
     if (8..=10).contains(&version) {
         let _authorized_operations = reader.i32()?;
     }
     let code = if version >= 13 { reader.i16()? } else { 0 };
     reader.tags()?;
-    Ok(Metadata {
-        throttle_ms,
-        brokers,
-        topics,
-        code,
-    })
+    Ok(Metadata { throttle_ms, brokers, topics, code })
 }
 
 /// Asks for a producer id of our own, without a transactional id.
@@ -584,10 +554,7 @@ pub(super) fn produce_answer(version: i16, body: &[u8]) -> Result<ProduceAnswer,
     })?;
     let throttle_ms = reader.i32()?;
     reader.tags()?;
-    Ok(ProduceAnswer {
-        throttle_ms,
-        items: topics.into_iter().flatten().collect(),
-    })
+    Ok(ProduceAnswer { throttle_ms, items: topics.into_iter().flatten().collect() })
 }
 
 #[cfg(test)]
@@ -604,11 +571,7 @@ mod tests {
     use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 
     fn head(version: i16) -> Head<'static> {
-        Head {
-            version,
-            correlation_id: 17,
-            client_id: "shipper",
-        }
+        Head { version, correlation_id: 17, client_id: "shipper" }
     }
 
     /// Decodes a request as a broker would, and sees that nothing is left over.
@@ -690,12 +653,7 @@ mod tests {
         for version in Api::Metadata.versions() {
             let bytes = metadata_request(head(version), ["a", "b"].into_iter(), true);
             let read: theirs::MetadataRequest = request(Api::Metadata, version, &bytes);
-            let names: Vec<_> = read
-                .topics
-                .iter()
-                .flatten()
-                .map(|t| t.name.clone())
-                .collect();
+            let names: Vec<_> = read.topics.iter().flatten().map(|t| t.name.clone()).collect();
             assert_eq!(names, [Some(string("a").into()), Some(string("b").into())]);
             assert!(read.allow_auto_topic_creation);
 
@@ -722,20 +680,13 @@ mod tests {
             let bytes = answer(&sent, version);
             let expected = Metadata {
                 throttle_ms: 5,
-                brokers: vec![BrokerMetadata {
-                    node: 7,
-                    address: "[fe80::1]:9092".into(),
-                }],
+                brokers: vec![BrokerMetadata { node: 7, address: "[fe80::1]:9092".into() }],
                 topics: vec![
                     TopicMetadata {
                         code: 0,
                         name: "a".into(),
                         id,
-                        partitions: vec![PartitionMetadata {
-                            code: 0,
-                            index: 1,
-                            leader: 7,
-                        }],
+                        partitions: vec![PartitionMetadata { code: 0, index: 1, leader: 7 }],
                     },
                     TopicMetadata {
                         code: 3,
@@ -770,12 +721,8 @@ mod tests {
                 .with_producer_id(4711.into())
                 .with_producer_epoch(3);
             let bytes = answer(&sent, version);
-            let expected = ProducerIdAnswer {
-                throttle_ms: 5,
-                code: 0,
-                producer_id: 4711,
-                epoch: 3,
-            };
+            let expected =
+                ProducerIdAnswer { throttle_ms: 5, code: 0, producer_id: 4711, epoch: 3 };
             assert_eq!(init_producer_id_answer(version, &bytes).unwrap(), expected);
         }
     }
@@ -783,12 +730,8 @@ mod tests {
     #[test]
     fn produce_is_understood_by_others() {
         let id = [9; 16];
-        let item = |topic, partition, batch_len| ProduceItem {
-            topic,
-            topic_id: id,
-            partition,
-            batch_len,
-        };
+        let item =
+            |topic, partition, batch_len| ProduceItem { topic, topic_id: id, partition, batch_len };
         let items = [item("a", 0, 3), item("a", 5, 300), item("b", 1, 0)];
         for version in Api::Produce.versions() {
             let pieces = produce_request(head(version), 15_000, &items);
@@ -818,17 +761,8 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(n, item)| {
-                    let (name, id) = if version >= 13 {
-                        ("", id)
-                    } else {
-                        (item.topic, [0; 16])
-                    };
-                    (
-                        name.to_owned(),
-                        id,
-                        item.partition,
-                        vec![n as u8; item.batch_len],
-                    )
+                    let (name, id) = if version >= 13 { ("", id) } else { (item.topic, [0; 16]) };
+                    (name.to_owned(), id, item.partition, vec![n as u8; item.batch_len])
                 })
                 .collect();
             assert_eq!(seen, expected);
@@ -870,10 +804,7 @@ mod tests {
                 .with_responses(vec![topic])
                 .with_throttle_time_ms(5);
             let bytes = answer(&sent, version);
-            let expected = ProduceAnswer {
-                throttle_ms: 5,
-                items: vec![expected],
-            };
+            let expected = ProduceAnswer { throttle_ms: 5, items: vec![expected] };
             assert_eq!(produce_answer(version, &bytes).unwrap(), expected);
             check_shortened(&bytes, |bytes| produce_answer(version, bytes));
         }

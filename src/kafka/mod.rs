@@ -40,9 +40,9 @@
 
 mod cluster;
 mod connection;
+pub mod consumer;
 mod messages;
 mod partition;
-pub mod consumer;
 pub mod producer;
 pub mod record_batch;
 mod verdict;

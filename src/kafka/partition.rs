@@ -215,10 +215,8 @@ impl Partition {
         if self.n_in_flight >= allowed {
             return None;
         }
-        let next = self
-            .queue
-            .iter()
-            .position(|piece| !piece.in_flight && piece.outcome.is_none())?;
+        let next =
+            self.queue.iter().position(|piece| !piece.in_flight && piece.outcome.is_none())?;
         // Sequence numbers refused tell nothing by themselves. The answers to all that is open do,
         // so those go on being sent.
         let may_go =
@@ -229,10 +227,7 @@ impl Partition {
     fn only_out_of_sequence(&self) -> bool {
         self.queue.iter().all(|piece| {
             piece.outcome.is_none()
-                || matches!(
-                    piece.verdict(),
-                    Some(Verdict::OutOfSequence | Verdict::Arrived)
-                )
+                || matches!(piece.verdict(), Some(Verdict::OutOfSequence | Verdict::Arrived))
         })
     }
 
@@ -288,10 +283,8 @@ impl Partition {
     /// Reads the answers to all that is open together and decides what is to be done.
     pub(super) fn recover(&mut self, arrived: &mut Vec<Arrived>) -> Recovery {
         self.recovering = false;
-        let last_arrived = self
-            .queue
-            .iter()
-            .rposition(|piece| piece.verdict() == Some(Verdict::Arrived));
+        let last_arrived =
+            self.queue.iter().rposition(|piece| piece.verdict() == Some(Verdict::Arrived));
         let mut is_passed_over = false;
         for piece in self.queue.iter_mut().take(last_arrived.unwrap_or(0)) {
             piece.overtaken = true;
@@ -395,15 +388,12 @@ impl Partition {
 
     /// Whether no open batch can have an answer other than a refusal by being sent again.
     fn all_refused_for_good(&self) -> bool {
-        self.queue
-            .iter()
-            .take_while(|piece| piece.is_open())
-            .all(|piece| {
-                matches!(
-                    piece.verdict(),
-                    Some(Verdict::OutOfSequence | Verdict::Halve | Verdict::Reject)
-                )
-            })
+        self.queue.iter().take_while(|piece| piece.is_open()).all(|piece| {
+            matches!(
+                piece.verdict(),
+                Some(Verdict::OutOfSequence | Verdict::Halve | Verdict::Reject)
+            )
+        })
     }
 
     fn start_anew(&mut self) -> Recovery {
@@ -429,10 +419,7 @@ mod tests {
     use crate::config::Compression;
     use crate::kafka::record_batch::{Encoder, Headers, RecordArena};
 
-    const IDENTITY: Identity = Identity {
-        producer_id: 7,
-        epoch: 0,
-    };
+    const IDENTITY: Identity = Identity { producer_id: 7, epoch: 0 };
 
     fn piece(id: u64, n_records: u32) -> Piece {
         let mut arena = RecordArena::with_capacity(0);
@@ -472,10 +459,7 @@ mod tests {
     }
 
     fn code(code: i16) -> Outcome {
-        Outcome::Refused(Refusal {
-            code,
-            ..Refusal::default()
-        })
+        Outcome::Refused(Refusal { code, ..Refusal::default() })
     }
 
     /// A partition of which five are in flight, with ids 1 to 5 and two more waiting.
@@ -514,7 +498,7 @@ mod tests {
         assert!(!partition.must_recover());
         answer(&mut partition, 5, Outcome::Unknown);
         let (arrived, recovery) = recover(&mut partition);
-        assert_eq!(arrived, []);
+        assert!(arrived.is_empty(), "{arrived:?}");
         assert!(matches!(recovery, Recovery::Resend(Some(refusal)) if refusal.code == 19));
         let sent = send(&mut partition);
         assert_eq!(sent, [(2, 20), (3, 30), (4, 40), (5, 50), (6, 60)]);
@@ -616,12 +600,9 @@ mod tests {
 
     #[test]
     fn sequence_numbers_wrap_as_the_broker_expects() {
-        for (sequence, n_records, next) in [
-            (0, 10, 10),
-            (i32::MAX - 10, 10, i32::MAX),
-            (i32::MAX - 9, 10, 0),
-            (i32::MAX, 10, 9),
-        ] {
+        for (sequence, n_records, next) in
+            [(0, 10, 10), (i32::MAX - 10, 10, i32::MAX), (i32::MAX - 9, 10, 0), (i32::MAX, 10, 9)]
+        {
             assert_eq!(sequence_after(sequence, n_records), next);
         }
     }

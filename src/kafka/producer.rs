@@ -156,19 +156,14 @@ impl Producer {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let waker = eventfd(0, flags).map_err(|error| Error::Start(error.into()))?;
         let (commands, receiver) = unbounded();
-        let line = Line {
-            commands,
-            waker: Arc::new(waker),
-        };
+        let line = Line { commands, waker: Arc::new(waker) };
         let encoder = Encoder::new(compression)?;
         let worker = Worker::new(config.clone(), compression, encoder, line.clone());
         thread::Builder::new()
             .name("kafka-producer".into())
             .spawn(move || worker.run(&receiver))
             .map_err(Error::Start)?;
-        Ok(Producer {
-            handle: Arc::new(Handle { line }),
-        })
+        Ok(Producer { handle: Arc::new(Handle { line }) })
     }
 
     /// Hands a batch over. Never blocks: the caller bounds what is under way. The batch gets
@@ -329,10 +324,7 @@ impl Alarm {
 
 impl Worker {
     fn new(config: KafkaConfig, compression: Compression, encoder: Encoder, line: Line) -> Worker {
-        let wanted = || Question {
-            wanted: true,
-            ..Question::default()
-        };
+        let wanted = || Question { wanted: true, ..Question::default() };
         Worker {
             cluster: Cluster::new(&config.bootstrap_servers),
             config,
@@ -424,28 +416,17 @@ impl Worker {
             }
         };
         tell(&reply, Delivery::Recycled(arena));
-        self.origins.insert(
-            origin,
-            Origin {
-                n_pieces: 1,
-                receipt,
-                reply,
-            },
-        );
+        self.origins.insert(origin, Origin { n_pieces: 1, receipt, reply });
         if n_records == 0 {
             return self.finish_piece(origin, -1);
         }
         let slot = self.slot_of(batch.topic, batch.partition);
         let id = PieceId(self.new_id());
         let slot = &mut self.slots[slot];
-        if slot
-            .last_arrival
-            .is_some_and(|time| now - time > TRUST_TIME)
-        {
+        if slot.last_arrival.is_some_and(|time| now - time > TRUST_TIME) {
             slot.partition.distrust();
         }
-        slot.partition
-            .push(Piece::new(id, origin, encoded, n_records));
+        slot.partition.push(Piece::new(id, origin, encoded, n_records));
     }
 
     fn slot_of(&mut self, topic: Arc<str>, index: i32) -> usize {
@@ -488,13 +469,7 @@ impl Worker {
             let n_partitions = cluster.topic(topic).and_then(|topic| topic.n_partitions());
             if let Some(n_partitions) = n_partitions {
                 let topic = topic.clone();
-                tell(
-                    reply,
-                    Delivery::Topic {
-                        topic,
-                        n_partitions,
-                    },
-                );
+                tell(reply, Delivery::Topic { topic, n_partitions });
             }
             n_partitions.is_none()
         });
@@ -513,8 +488,7 @@ impl Worker {
     // Links.
 
     fn link_failed(&mut self, address: Arc<str>, error: &Error, now: Instant) {
-        self.health
-            .is_bad(broker_subject(&address), error.to_string());
+        self.health.is_bad(broker_subject(&address), error.to_string());
         let n_failures = self.n_link_failures.entry(address.clone()).or_default();
         *n_failures += 1;
         let n_failures = *n_failures;
@@ -539,12 +513,10 @@ impl Worker {
         let client_id = self.config.client_id.clone();
         let timeout = self.config.request_timeout;
         let name = address.clone();
-        let thread = thread::Builder::new()
-            .name("kafka-connect".into())
-            .spawn(move || {
-                let opened = connection::open(&name, &client_id, timeout);
-                line.say(Command::Opened(name, opened));
-            });
+        let thread = thread::Builder::new().name("kafka-connect".into()).spawn(move || {
+            let opened = connection::open(&name, &client_id, timeout);
+            line.say(Command::Opened(name, opened));
+        });
         if let Err(error) = thread {
             self.link_failed(address.clone(), &Error::Start(error), now);
             return false;
@@ -630,8 +602,7 @@ impl Worker {
             if now >= self.metadata_at + METADATA_INTERVAL {
                 self.metadata.wanted = true;
             }
-            self.alarm
-                .by((self.metadata_at + METADATA_INTERVAL).max(now + CONNECT_STAGGER));
+            self.alarm.by((self.metadata_at + METADATA_INTERVAL).max(now + CONNECT_STAGGER));
         }
         if self.metadata.is_due(now)
             && let Some(address) = self.any_broker(now)
@@ -714,7 +685,10 @@ impl Worker {
             let subject = format!("topic {name:?}");
             let is_new = self.config.allow_auto_create_topics && self.metadata.n_failures < 5;
             match topic.code {
-                0 if topic.lacks_a_leader() => is_complete = false,
+                // Also one that was not asked for yet when this was asked.
+                0 if topic.n_partitions().is_none() || topic.lacks_a_leader() => {
+                    is_complete = false;
+                }
                 0 => self.health.is_good(&subject),
                 // It is being created.
                 3 | 5 if is_new => is_complete = false,
@@ -777,10 +751,7 @@ impl Worker {
         if answer.code == 0 && answer.producer_id >= 0 {
             self.health.is_good(subject);
             self.producer_id.is_answered();
-            self.identity = Some(Identity {
-                producer_id: answer.producer_id,
-                epoch: answer.epoch,
-            });
+            self.identity = Some(Identity { producer_id: answer.producer_id, epoch: answer.epoch });
             return Ok(());
         }
         // A broker that has just started says so for a while; that is no trouble.
@@ -899,11 +870,7 @@ impl Worker {
             .collect();
         // While a cluster is upgraded, leaders may come from a broker that names no ids yet.
         let has_ids = items.iter().all(|item| item.topic_id != TopicId::default());
-        let version = if has_ids {
-            version
-        } else {
-            version.min(PRODUCE_BY_ID - 1)
-        };
+        let version = if has_ids { version } else { version.min(PRODUCE_BY_ID - 1) };
         // The broker gives up on slow replicas before we give up on the broker.
         let timeout_ms = (self.config.request_timeout.as_millis() / 2) as i32;
         let Some(Link::Up(connection)) = self.links.get_mut(address) else {
@@ -966,11 +933,7 @@ impl Worker {
         for item in items {
             let topic = match item.topic.as_str() {
                 "" => self.cluster.topic_by_id(item.topic_id),
-                name => self
-                    .cluster
-                    .topics()
-                    .map(|(topic, _)| topic)
-                    .find(|t| &***t == name),
+                name => self.cluster.topics().map(|(topic, _)| topic).find(|t| &***t == name),
             };
             let position = sent.iter().position(|sent| {
                 let slot = &self.slots[sent.slot];
@@ -1100,21 +1063,14 @@ impl Worker {
                 push_again(&mut parts[half], record);
             } else if let Some((_, words)) = named {
                 let reason = words.as_deref().or(refusal.message.as_deref());
-                rejects.push(rejected(
-                    record,
-                    explained(refusal.code, reason),
-                    refusal.code,
-                ));
+                rejects.push(rejected(record, explained(refusal.code, reason), refusal.code));
             } else {
                 push_again(&mut parts[0], record);
             }
         }
         // Records named that there are not: cut it down to what can be told apart.
         if rejects.is_empty() && !is_halved {
-            let whole = Refusal {
-                records: Vec::new(),
-                ..refusal.clone()
-            };
+            let whole = Refusal { records: Vec::new(), ..refusal.clone() };
             return self.cut(index, piece, &whole);
         }
 
@@ -1135,10 +1091,7 @@ impl Worker {
         let slot = &mut self.slots[index];
         if !rejects.is_empty() {
             let n = rejects.len();
-            warn!(
-                "{}: {n} record(s) refused for good: {reason}",
-                slot.subject()
-            );
+            warn!("{}: {n} record(s) refused for good: {reason}", slot.subject());
         } else if pieces.len() > 1 {
             debug!("{}: batch cut in two: {reason}", slot.subject());
         }
@@ -1241,10 +1194,7 @@ impl Worker {
             }
             let timeout = self.alarm.0.map(|time| {
                 let wait = time.saturating_duration_since(Instant::now());
-                Timespec {
-                    tv_sec: wait.as_secs() as i64,
-                    tv_nsec: wait.subsec_nanos().into(),
-                }
+                Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
             });
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -1301,11 +1251,7 @@ impl Worker {
         answer: Answer<Request>,
         now: Instant,
     ) -> Result<(), Error> {
-        let Answer {
-            what,
-            version,
-            body,
-        } = answer;
+        let Answer { what, version, body } = answer;
         match what {
             Request::Metadata => {
                 let learnt = self.learn_metadata(address, version, &body, now);
@@ -1336,11 +1282,7 @@ fn tell(reply: &Sender<Delivery>, delivery: Delivery) {
 }
 
 fn push_again(arena: &mut RecordArena, record: RecordRef<'_>) {
-    let headers = Headers {
-        count: record.n_headers,
-        fixed: record.header_bytes,
-        varying: &[],
-    };
+    let headers = Headers { count: record.n_headers, fixed: record.header_bytes, varying: &[] };
     arena.push(record.timestamp_ms, record.key, record.value, headers);
 }
 
@@ -1350,9 +1292,7 @@ fn rejected(record: RecordRef<'_>, reason: String, code: i16) -> Rejected {
         timestamp_ms: record.timestamp_ms,
         key: record.key.map(<[u8]>::to_vec),
         value: record.value.to_vec(),
-        headers: headers
-            .map(|(name, value)| (name.to_owned(), value.to_vec()))
-            .collect(),
+        headers: headers.map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
         reason,
         code,
     }

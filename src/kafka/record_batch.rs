@@ -51,12 +51,11 @@ const LZ4_BLOCK_STORED: u32 = 1 << 31;
 /// Uncompressed bytes of one Snappy block: the Java client's.
 const SNAPPY_BLOCK_LEN: usize = 32 * 1024;
 /// Header of the xerial framing: magic, version 1, compatible with 1.
-const SNAPPY_STREAM_HEADER: [u8; 16] = [
-    0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1,
-];
+const SNAPPY_STREAM_HEADER: [u8; 16] =
+    [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1];
 
 /// Records of one partition, encoded as in a RecordBatch v2 but uncompressed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RecordArena {
     /// Empty, or room for the header of a RecordBatch and the records behind it.
     bytes: Vec<u8>,
@@ -101,10 +100,7 @@ impl RecordArena {
 
     fn in_buffer(mut bytes: Vec<u8>) -> RecordArena {
         bytes.clear();
-        RecordArena {
-            bytes,
-            ..RecordArena::default()
-        }
+        RecordArena { bytes, ..RecordArena::default() }
     }
 
     /// Appends a record.
@@ -220,13 +216,13 @@ pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// A RecordBatch, ready to be sent once it is stamped.
 #[derive(Debug, Clone, Default)]
-pub(super) struct EncodedBatch {
+pub struct EncodedBatch {
     bytes: Vec<u8>,
 }
 
 impl EncodedBatch {
     /// The whole RecordBatch.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
@@ -265,9 +261,7 @@ pub(super) fn decode(batch: &[u8]) -> Result<RecordArena, Error> {
                 .map_err(|_| broken())?;
         }
         2 => {
-            let mut rest = records
-                .strip_prefix(&SNAPPY_STREAM_HEADER)
-                .ok_or_else(broken)?;
+            let mut rest = records.strip_prefix(&SNAPPY_STREAM_HEADER).ok_or_else(broken)?;
             while let Some((len, tail)) = rest.split_first_chunk::<4>() {
                 let len = u32::from_be_bytes(*len) as usize;
                 let (block, tail) = tail.split_at_checked(len).ok_or_else(broken)?;
@@ -297,7 +291,7 @@ pub(super) fn decode(batch: &[u8]) -> Result<RecordArena, Error> {
 }
 
 /// Turns arenas into RecordBatches; keeps the state of the codec and used buffers between them.
-pub(super) struct Encoder {
+pub struct Encoder {
     codec: Codec,
     /// Buffers of batches that are done with.
     spare: Vec<Vec<u8>>,
@@ -309,20 +303,16 @@ const SPARE_MAX: usize = 5;
 enum Codec {
     None,
     Gzip(Compress),
-    Snappy {
-        encoder: Box<snap::raw::Encoder>,
-        block: Vec<u8>,
-    },
-    Lz4 {
-        table: CompressTable,
-        block: Vec<u8>,
-    },
+    Snappy { encoder: Box<snap::raw::Encoder>, block: Vec<u8> },
+    Lz4 { table: CompressTable, block: Vec<u8> },
     Zstd(zstd::bulk::Compressor<'static>),
 }
 
 impl Encoder {
+    /// Returns an encoder for one codec.
+    ///
     /// Errors: `Codec` if Zstandard cannot get its memory.
-    pub(super) fn new(compression: Compression) -> Result<Encoder, Error> {
+    pub fn new(compression: Compression) -> Result<Encoder, Error> {
         let codec = match compression {
             Compression::None => Codec::None,
             Compression::Gzip => Codec::Gzip(Compress::new_gzip(flate2::Compression::new(6), 15)),
@@ -336,25 +326,14 @@ impl Encoder {
             },
             Compression::Zstd => Codec::Zstd(zstd::bulk::Compressor::new(1).map_err(Error::Codec)?),
         };
-        Ok(Encoder {
-            codec,
-            spare: Vec::new(),
-        })
+        Ok(Encoder { codec, spare: Vec::new() })
     }
 
     /// Returns the batch, and an empty arena to fill again.
     ///
     /// Errors: `Codec`; the codecs of this program fail only for want of memory.
-    pub(super) fn encode(
-        &mut self,
-        arena: RecordArena,
-    ) -> Result<(EncodedBatch, RecordArena), Error> {
-        let RecordArena {
-            count,
-            base_timestamp,
-            max_timestamp,
-            ..
-        } = arena;
+    pub fn encode(&mut self, arena: RecordArena) -> Result<(EncodedBatch, RecordArena), Error> {
+        let RecordArena { count, base_timestamp, max_timestamp, .. } = arena;
         let mut out = self.spare.pop().unwrap_or_default();
         out.clear();
         if let Codec::None = self.codec {
@@ -388,9 +367,7 @@ impl Encoder {
                 out.reserve(zstd::zstd_safe::compress_bound(records.len()));
                 let mut tail = Cursor::new(out);
                 tail.set_position(HEADER_LEN as u64);
-                compressor
-                    .compress_to_buffer(records, &mut tail)
-                    .map_err(Error::Codec)?;
+                compressor.compress_to_buffer(records, &mut tail).map_err(Error::Codec)?;
                 out = tail.into_inner();
                 4
             }
@@ -402,19 +379,12 @@ impl Encoder {
 
         let batch_len = (bytes.len() - 12) as i32;
         let header = Cursor::new(&mut bytes[..HEADER_LEN]);
-        write_header(
-            header,
-            batch_len,
-            attributes,
-            count,
-            base_timestamp,
-            max_timestamp,
-        );
+        write_header(header, batch_len, attributes, count, base_timestamp, max_timestamp);
         Ok((EncodedBatch { bytes }, RecordArena::in_buffer(spare)))
     }
 
     /// Takes back the buffer of a batch that is done with.
-    pub(super) fn recycle(&mut self, batch: EncodedBatch) {
+    pub fn recycle(&mut self, batch: EncodedBatch) {
         if self.spare.len() < SPARE_MAX {
             self.spare.push(batch.bytes);
         }
@@ -444,9 +414,7 @@ fn write_header(
         &(count as i32).to_be_bytes(),
     ];
     for field in fields {
-        header
-            .write_all(field)
-            .expect("the fields are as long as the header");
+        header.write_all(field).expect("the fields are as long as the header");
     }
 }
 
@@ -597,14 +565,8 @@ mod tests {
         let value = match n % 4 {
             0 => Vec::new(),
             // Random as far as a codec can tell.
-            1 => (0..n as u32 * 7)
-                .map(|i| murmur2(&i.to_le_bytes()) as u8)
-                .collect(),
-            _ => format!(
-                "[2026-01-02] INFO {} (kafka.log.Log)",
-                "rolled ".repeat(n % 300)
-            )
-            .into(),
+            1 => (0..n as u32 * 7).map(|i| murmur2(&i.to_le_bytes()) as u8).collect(),
+            _ => format!("[2026-01-02] INFO {} (kafka.log.Log)", "rolled ".repeat(n % 300)).into(),
         };
         let headers = (0..n % 4).map(|i| (format!("name{i}"), vec![i as u8; i * 50]));
         let timestamp = 1_700_000_000_000 + [0, 90_000, -5, 3][n % 4];
@@ -618,11 +580,7 @@ mod tests {
             for (n, (name, value)) in headers.iter().enumerate() {
                 put_header(if n < 2 { &mut fixed } else { &mut varying }, name, value);
             }
-            let headers = Headers {
-                count: headers.len() as u32,
-                fixed: &fixed,
-                varying: &varying,
-            };
+            let headers = Headers { count: headers.len() as u32, fixed: &fixed, varying: &varying };
             arena.push(*timestamp, key.as_deref(), value, headers);
         }
         arena
@@ -630,10 +588,8 @@ mod tests {
 
     fn walk(arena: &RecordArena) -> Vec<Plain> {
         let plain = |record: RecordRef<'_>| {
-            let headers: Vec<_> = record
-                .headers()
-                .map(|(name, value)| (name.to_owned(), value.to_vec()))
-                .collect();
+            let headers: Vec<_> =
+                record.headers().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
             assert_eq!(headers.len(), record.n_headers as usize);
             let key = record.key.map(<[u8]>::to_vec);
             (record.timestamp_ms, key, record.value.to_vec(), headers)
@@ -699,18 +655,12 @@ mod tests {
                 headers: headers
                     .iter()
                     .map(|(name, value)| {
-                        (
-                            StrBytes::from_string(name.clone()),
-                            Some(value.clone().into()),
-                        )
+                        (StrBytes::from_string(name.clone()), Some(value.clone().into()))
                     })
                     .collect(),
             })
             .collect();
-        let options = RecordEncodeOptions {
-            version: 2,
-            compression: TheirCompression::None,
-        };
+        let options = RecordEncodeOptions { version: 2, compression: TheirCompression::None };
         let mut expected = Vec::new();
         RecordBatchEncoder::encode(&mut expected, &theirs, &options).unwrap();
         assert!(batch.as_bytes() == expected);
@@ -719,9 +669,8 @@ mod tests {
     #[test]
     fn an_lz4_batch_is_a_frame_of_independent_blocks_without_checksums() {
         use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
-        let info = FrameInfo::new()
-            .block_mode(BlockMode::Independent)
-            .block_size(BlockSize::Max64KB);
+        let info =
+            FrameInfo::new().block_mode(BlockMode::Independent).block_size(BlockSize::Max64KB);
         let mut frame = FrameEncoder::with_frame_info(info, Vec::new());
         frame.write_all(&[0; 10]).unwrap();
         let frame = frame.finish().unwrap();
@@ -776,10 +725,7 @@ mod tests {
             ("foobar", -790_332_482),
             ("a-little-bit-long-string", -985_981_536),
             ("a-little-bit-longer-string", -1_486_304_829),
-            (
-                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
-                -58_897_971,
-            ),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
             ("abc", 479_470_107),
         ];
         for (key, hash) in vectors {

@@ -34,12 +34,7 @@ struct Row {
 }
 
 const fn row(code: i16, name: &'static str, verdict: Verdict, advice: &'static str) -> Row {
-    Row {
-        code,
-        name,
-        verdict,
-        advice,
-    }
+    Row { code, name, verdict, advice }
 }
 
 /// Error codes of Produce; those it does not hold are treated like -1.

@@ -55,7 +55,9 @@ pub fn scan(inputs: &[InputConfig]) -> Scan {
     let mut seen = HashSet::new();
     for (input, config) in inputs.iter().enumerate() {
         for pattern in &config.paths {
-            let Ok(paths) = glob::glob_with(pattern, GLOB) else { continue };
+            let Ok(paths) = glob::glob_with(pattern, GLOB) else {
+                continue;
+            };
             for path in paths {
                 match path {
                     Ok(path) if is_excluded(&path, &config.exclude) => {}
@@ -97,7 +99,9 @@ impl Scan {
 /// A pattern without a slash is meant for the file name.
 pub fn is_excluded(path: &Path, patterns: &[String]) -> bool {
     patterns.iter().any(|pattern| {
-        let Ok(compiled) = Pattern::new(pattern) else { return false };
+        let Ok(compiled) = Pattern::new(pattern) else {
+            return false;
+        };
         if pattern.contains('/') {
             compiled.matches_path_with(path, GLOB)
         } else {
@@ -205,7 +209,9 @@ impl Hints {
 
     /// Watches a folder, unless it is watched already.
     pub fn watch(&mut self, folder: &Path) {
-        let Some(watcher) = &mut self.watcher else { return };
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
         if self.watched.contains(folder) || !folder.is_dir() {
             return;
         }
@@ -233,7 +239,9 @@ fn forward(event: notify::Result<notify::Event>, sender: &Sender<Hint>, missed: 
     let hint = match event.kind {
         EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)) => return,
         EventKind::Modify(ModifyKind::Data(_)) => {
-            let Some(path) = event.paths.into_iter().next() else { return };
+            let Some(path) = event.paths.into_iter().next() else {
+                return;
+            };
             Hint::Written(path)
         }
         _ => Hint::Names,

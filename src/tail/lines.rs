@@ -194,13 +194,9 @@ impl LineBuffer {
         self.line_start < self.filled || self.skipped.is_some()
     }
 
-    /// Returns bytes that stand right before [`LineBuffer::read_offset`], at most `n`: fewer after
-    /// a line was cut, and none while one is let go.
-    pub fn last_bytes(&self, n: usize) -> &[u8] {
-        if self.skipped.is_some() || self.gap > 0 {
-            return &[];
-        }
-        &self.bytes[self.filled.saturating_sub(n).max(self.gap_at)..self.filled]
+    /// Returns the last `n` of the bytes that the last read gave; to be called right after it.
+    pub fn fresh_bytes(&self, n: usize) -> &[u8] {
+        &self.bytes[self.filled - n..self.filled]
     }
 
     /// Reads once from the file and returns how many bytes came and by how much the indices of
@@ -208,7 +204,9 @@ impl LineBuffer {
     pub fn read_from(&mut self, file: &File) -> io::Result<(usize, usize)> {
         let shift = self.make_room();
         let offset = self.read_offset();
-        let n = file.read_at(&mut self.bytes[self.filled..], offset)?;
+        // Not all of the room: it would grow by a read whenever a read's events had to wait.
+        let end = self.bytes.len().min(self.filled + READ_BYTES);
+        let n = file.read_at(&mut self.bytes[self.filled..end], offset)?;
         self.filled += n;
         Ok((n, shift))
     }

@@ -122,9 +122,9 @@ impl EventBuffer {
         first.map_or(self.lines.line_offset(), |event| event.start)
     }
 
-    /// Returns the last bytes that were read, at most `n`.
-    pub fn last_bytes(&self, n: usize) -> &[u8] {
-        self.lines.last_bytes(n)
+    /// Returns the last `n` of the bytes that the last read gave; to be called right after it.
+    pub fn fresh_bytes(&self, n: usize) -> &[u8] {
+        self.lines.fresh_bytes(n)
     }
 
     /// Reads once from the file; returns how many bytes came.
@@ -216,7 +216,9 @@ fn starts_event(rule: &Multiline, line: &[u8]) -> bool {
 /// Source: Kafka's `config/log4j.properties` and `log4j2.yaml`, `[%d] %p %m (%c)%n`.
 pub fn starts_with_timestamp(line: &[u8]) -> bool {
     let line = line.strip_prefix(b"[").unwrap_or(line);
-    let Some(head) = line.first_chunk::<19>() else { return false };
+    let Some(head) = line.first_chunk::<19>() else {
+        return false;
+    };
     const DIGITS: [usize; 14] = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18];
     head[4] == b'-'
         && head[7] == b'-'
@@ -296,14 +298,14 @@ mod tests {
 
     #[test]
     fn lines_have_measured_offsets_whatever_ends_them() {
-        let expected = [seen("one", 0..4), seen("two", 4..9), seen("", 9..10), seen("a\rb", 10..14)];
+        let expected =
+            [seen("one", 0..4), seen("two", 4..9), seen("", 9..10), seen("a\rb", 10..14)];
         check(b"one\ntwo\r\n\na\rb\n", &Multiline::None, WIDE, &expected);
     }
 
     #[test]
     fn a_last_line_without_terminator_leaves_marked_when_the_file_ends() {
-        let expected =
-            [seen("one", 0..4), Seen { partial: true, ..seen("tw", 4..6) }];
+        let expected = [seen("one", 0..4), Seen { partial: true, ..seen("tw", 4..6) }];
         check(b"one\ntw", &Multiline::None, WIDE, &expected);
     }
 
@@ -323,7 +325,8 @@ mod tests {
 
     #[test]
     fn a_trace_stays_with_its_event_and_brackets_start_none() {
-        let bytes = b"[2024-01-01 00:00:00,000] ERROR x (a.B)\njava.lang.E: [1]\n[1, 2]\n\tat a.B\n\
+        let bytes =
+            b"[2024-01-01 00:00:00,000] ERROR x (a.B)\njava.lang.E: [1]\n[1, 2]\n\tat a.B\n\
             2024-01-01T00:00:01 INFO y\n[2024-01-01 00:00:02,000] INFO z (c.D)\n";
         let expected = [
             seen(

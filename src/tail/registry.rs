@@ -136,7 +136,10 @@ impl Registry {
                     loaded
                 }
                 Err(Damage::Problem(problem)) => {
-                    return Err(Error::Registry { path, problem: format!("gone; previous: {problem}") });
+                    return Err(Error::Registry {
+                        path,
+                        problem: format!("gone; previous: {problem}"),
+                    });
                 }
             },
             Err(Damage::Problem(problem)) => match load(&previous, host) {
@@ -289,7 +292,9 @@ fn decode(bytes: &[u8], host: &str) -> Result<(u64, Vec<Entry>), String> {
     }
     if header.min_reader > FORMAT {
         let format = header.format;
-        return Err(format!("a newer version wrote it, in format {format}; this one reads {FORMAT}"));
+        return Err(format!(
+            "a newer version wrote it, in format {format}; this one reads {FORMAT}"
+        ));
     }
     if header.host != host {
         return Err(format!(

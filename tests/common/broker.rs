@@ -229,9 +229,7 @@ impl Broker {
         let mut out = vec![0; 4];
         let mut answer_header = ResponseHeader::default();
         answer_header.correlation_id = header.correlation_id;
-        answer_header
-            .encode(&mut out, key.response_header_version(version))
-            .unwrap();
+        answer_header.encode(&mut out, key.response_header_version(version)).unwrap();
         let is_open = match key {
             ApiKey::ApiVersions => self.api_versions(version, &mut out),
             ApiKey::Metadata => {
@@ -308,9 +306,7 @@ impl Broker {
                 .collect();
             topic
         });
-        MetadataResponse::default()
-            .with_brokers(vec![node])
-            .with_topics(topics.collect())
+        MetadataResponse::default().with_brokers(vec![node]).with_topics(topics.collect())
     }
 
     fn producer_id(&self) -> InitProducerIdResponse {
@@ -407,9 +403,7 @@ impl State {
         if batch.len() > self.batch_len_max {
             return Err(10);
         }
-        let records = RecordBatchDecoder::decode(&mut bytes(batch))
-            .unwrap()
-            .records;
+        let records = RecordBatchDecoder::decode(&mut bytes(batch)).unwrap().records;
         let first = &records[0];
         assert!(first.producer_id >= 0, "sent without a producer id");
         let n_records = records.len() as i32;
@@ -420,9 +414,8 @@ impl State {
             return Err(59);
         }
         let memory = self.memory.entry(key).or_default();
-        if let Some((_, _, offset)) = memory
-            .iter()
-            .find(|(base, last, _)| (*base, *last) == (first.sequence, last_sequence))
+        if let Some((_, _, offset)) =
+            memory.iter().find(|(base, last, _)| (*base, *last) == (first.sequence, last_sequence))
         {
             return Ok(*offset);
         }

@@ -61,17 +61,9 @@ pub fn arena(samples: &[Sample]) -> RecordArena {
         for (n, (name, value)) in sample.headers.iter().enumerate() {
             put_header(if n == 0 { &mut fixed } else { &mut varying }, name, value);
         }
-        let headers = Headers {
-            count: sample.headers.len() as u32,
-            fixed: &fixed,
-            varying: &varying,
-        };
-        arena.push(
-            sample.timestamp_ms,
-            sample.key.as_deref(),
-            &sample.value,
-            headers,
-        );
+        let headers =
+            Headers { count: sample.headers.len() as u32, fixed: &fixed, varying: &varying };
+        arena.push(sample.timestamp_ms, sample.key.as_deref(), &sample.value, headers);
     }
     arena
 }
@@ -150,9 +142,7 @@ pub fn read_back(bootstrap: &str, topic: &str, n_partitions: i32, n: usize) -> V
     let mut assignment = TopicPartitionList::new();
     for partition in 0..n_partitions {
         let offset = Offset::Beginning;
-        assignment
-            .add_partition_offset(topic, partition, offset)
-            .unwrap();
+        assignment.add_partition_offset(topic, partition, offset).unwrap();
     }
     consumer.assign(&assignment).unwrap();
     let mut read = Vec::new();

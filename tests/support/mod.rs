@@ -4,6 +4,7 @@
 
 #[cfg(feature = "stack")]
 pub mod stack;
+pub mod tail;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -51,10 +52,12 @@ pub struct Shipper {
 impl Shipper {
     /// Starts `shipper WALK -c CONFIG`.
     pub fn start(walk: &str, config: &Path) -> Shipper {
-        let mut child = Command::new(shipper_binary())
-            .arg(walk)
-            .arg("-c")
-            .arg(config)
+        Shipper::spawn(Command::new(shipper_binary()).arg(walk).arg("-c").arg(config))
+    }
+
+    /// Starts a command that is, or becomes, a `shipper`.
+    pub fn spawn(command: &mut Command) -> Shipper {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -176,6 +179,8 @@ impl Record {
 /// Reads a topic from its beginning with librdkafka.
 pub struct TopicReader {
     consumer: BaseConsumer,
+    topic: String,
+    n_partitions: i32,
     pub records: Vec<Record>,
 }
 
@@ -186,6 +191,7 @@ impl TopicReader {
             .set("bootstrap.servers", bootstrap_servers)
             .set("group.id", "test-reader")
             .set("enable.auto.commit", "false")
+            .set("reconnect.backoff.max.ms", "200")
             .set("isolation.level", "read_committed")
             .create()
             .expect("a consumer");
@@ -194,7 +200,7 @@ impl TopicReader {
             list.add_partition_offset(topic, partition, Offset::Beginning).expect("added");
         }
         consumer.assign(&list).expect("assigned");
-        TopicReader { consumer, records: Vec::new() }
+        TopicReader { consumer, topic: topic.into(), n_partitions, records: Vec::new() }
     }
 
     /// Takes what comes within `time`.
@@ -228,6 +234,24 @@ impl TopicReader {
         }
         assert!(self.records.len() >= n, "{} of {n} records after {limit:?}", self.records.len());
         self.read_for(Duration::from_millis(300));
+        &self.records
+    }
+
+    /// Reads what the topic holds now to its end.
+    pub fn read_to_end(&mut self, limit: Duration) -> &[Record] {
+        let deadline = Instant::now() + limit;
+        for partition in 0..self.n_partitions {
+            let watermarks = self.consumer.fetch_watermarks(&self.topic, partition, limit);
+            let (_, end) = watermarks.expect("the broker answers");
+            let is_read = |records: &[Record]| {
+                let last = records.iter().rev().find(|record| record.partition == partition);
+                last.map_or(0, |record| record.offset + 1) >= end
+            };
+            while !is_read(&self.records) {
+                assert!(Instant::now() < deadline, "partition {partition} not read to {end}");
+                self.read_for(Duration::from_millis(10));
+            }
+        }
         &self.records
     }
 }

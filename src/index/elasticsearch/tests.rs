@@ -91,9 +91,7 @@ fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
     stream.read_exact(&mut bytes).ok()?;
     let mut body = String::new();
     if header("content-encoding").as_deref() == Some("gzip") {
-        GzDecoder::new(bytes.as_slice())
-            .read_to_string(&mut body)
-            .unwrap();
+        GzDecoder::new(bytes.as_slice()).read_to_string(&mut body).unwrap();
     } else {
         body = String::from_utf8(bytes.clone()).unwrap();
     }
@@ -105,12 +103,7 @@ fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
             action["create"]["_id"].as_str().unwrap().parse().unwrap()
         })
         .collect();
-    Some(Seen {
-        head,
-        len: bytes.len(),
-        body,
-        ids,
-    })
+    Some(Seen { head, len: bytes.len(), body, ids })
 }
 
 fn answer(status: u16, headers: &str, body: &str) -> Step {
@@ -211,11 +204,7 @@ fn run(n_items: usize, script: Vec<Step>) -> (Run, Counters) {
     let mut bulk = Bulk::new(&config(&[&node.url])).unwrap();
     let (outcomes, states) = deliver(&mut bulk, &body(n_items));
     let sent = node.seen.try_iter().map(|seen| seen.ids).collect();
-    let run = Run {
-        sent,
-        outcomes,
-        states,
-    };
+    let run = Run { sent, outcomes, states };
     (run, bulk.counters.clone())
 }
 
@@ -403,50 +392,26 @@ fn a_failing_or_silent_server_gets_everything_again() {
     let unreachable: &[&str] = &["unreachable", "working"];
     for (step, states) in [
         (answer(500, "", ""), unreachable),
-        (
-            answer(502, "Content-Type: text/html\r\n", page),
-            unreachable,
-        ),
+        (answer(502, "Content-Type: text/html\r\n", page), unreachable),
         (refusal(503, "cluster_block_exception"), unreachable),
         (answer(504, "", ""), unreachable),
         (answer(408, "", ""), unreachable),
-        (
-            answer(200, "Content-Type: text/html\r\n", page),
-            unreachable,
-        ),
+        (answer(200, "Content-Type: text/html\r\n", page), unreachable),
         (answer(200, "", "{}"), unreachable),
-        (
-            answer(200, "", r#"{"items":[{"create":{"status":201}}"#),
-            unreachable,
-        ),
-        (
-            answer(200, "", r#"{"items":[{"create":{"error":{"type":"x"}}}]}"#),
-            unreachable,
-        ),
-        (
-            answer(200, "Content-Encoding: gzip\r\n", "no gzip"),
-            unreachable,
-        ),
+        (answer(200, "", r#"{"items":[{"create":{"status":201}}"#), unreachable),
+        (answer(200, "", r#"{"items":[{"create":{"error":{"type":"x"}}}]}"#), unreachable),
+        (answer(200, "Content-Encoding: gzip\r\n", "no gzip"), unreachable),
         (answer(202, "", ""), unreachable),
         (items(&[(201, "")]), unreachable),
         (items(&[(201, ""), (201, ""), (201, "")]), unreachable),
-        (
-            Step::Answer(b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec()),
-            unreachable,
-        ),
+        (Step::Answer(b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec()), unreachable),
         // A connection that is closed once is no trouble worth a word.
         (Step::Close(Vec::new()), &[]),
         (Step::Close(cut), &[]),
         (Step::Close(chunk), &[]),
     ] {
         println!("{step:?}");
-        check(
-            2,
-            vec![step],
-            &[&[0, 1], &[0, 1]],
-            &["created", "created"],
-            states,
-        );
+        check(2, vec![step], &[&[0, 1], &[0, 1]], &["created", "created"], states);
     }
 }
 
@@ -501,13 +466,8 @@ fn a_server_that_names_a_time_is_left_alone_that_long() {
 
 #[test]
 fn a_request_that_is_too_large_is_split_down_to_the_document_that_is() {
-    let node = Node::start(|_, seen| {
-        if seen.len > 400 {
-            answer(413, "", "")
-        } else {
-            all_created(seen)
-        }
-    });
+    let node =
+        Node::start(|_, seen| if seen.len > 400 { answer(413, "", "") } else { all_created(seen) });
     let mut bulk = Bulk::new(&config(&[&node.url])).unwrap();
     let mut body = BulkBody::new();
     for id in 0..8 {
@@ -523,11 +483,7 @@ fn a_request_that_is_too_large_is_split_down_to_the_document_that_is() {
     expected[5] = "rejected 413 ";
     assert_eq!(outcomes, expected);
     assert_eq!(states, [""; 0]);
-    let accepted: Vec<Seen> = node
-        .seen
-        .try_iter()
-        .filter(|seen| seen.len <= 400)
-        .collect();
+    let accepted: Vec<Seen> = node.seen.try_iter().filter(|seen| seen.len <= 400).collect();
     let mut ids: Vec<usize> = accepted.iter().flat_map(|seen| seen.ids.clone()).collect();
     ids.sort_unstable();
     assert_eq!(ids, [0, 1, 2, 3, 4, 6, 7], "each that fits was taken once");
@@ -537,10 +493,7 @@ fn a_request_that_is_too_large_is_split_down_to_the_document_that_is() {
     assert_eq!(outcomes, ["created"; 40]);
     let lens: Vec<usize> = node.seen.try_iter().map(|seen| seen.len).collect();
     assert!(lens.iter().all(|&len| len <= 400), "{lens:?}");
-    assert!(
-        lens.len() < 20,
-        "parts are as large as they may be: {lens:?}"
-    );
+    assert!(lens.len() < 20, "parts are as large as they may be: {lens:?}");
 }
 
 #[test]
@@ -627,13 +580,8 @@ fn what_timed_out_compressed_is_sent_uncompressed() {
 
 #[test]
 fn what_is_too_much_for_the_time_is_sent_in_halves() {
-    let node = Node::start(|_, seen| {
-        if seen.ids.len() > 2 {
-            Step::Hang
-        } else {
-            all_created(seen)
-        }
-    });
+    let node =
+        Node::start(|_, seen| if seen.ids.len() > 2 { Step::Hang } else { all_created(seen) });
     let mut bulk = Bulk::new(&ElasticsearchConfig {
         request_timeout: Duration::from_millis(100),
         ..config(&[&node.url])
@@ -652,10 +600,7 @@ fn a_wrong_password_is_held_until_its_file_is_right() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("password");
     fs::write(&file, "wrong\n").unwrap();
-    let right = format!(
-        "authorization: Basic {}\r\n",
-        base64(b"shipper:right: \xc3\xa4")
-    );
+    let right = format!("authorization: Basic {}\r\n", base64(b"shipper:right: \xc3\xa4"));
     let node = Node::start(move |n, seen| {
         if n == 3 {
             fs::write(&file, "right: ä\n").unwrap();
@@ -677,10 +622,7 @@ fn a_wrong_password_is_held_until_its_file_is_right() {
     assert_eq!(states, ["blocked 401 security_exception", "working"]);
     assert_eq!(node.seen.try_iter().count(), 5);
     let debug = format!("{bulk:?}");
-    assert!(
-        !debug.contains("right") && !debug.contains("password"),
-        "{debug}"
-    );
+    assert!(!debug.contains("right") && !debug.contains("password"), "{debug}");
 }
 
 #[test]
@@ -689,11 +631,9 @@ fn an_api_key_is_sent_as_such() {
     let file = dir.path().join("key");
     fs::write(&file, "a2V5\n").unwrap();
     let node = Node::scripted(vec![]);
-    let mut bulk = Bulk::new(&ElasticsearchConfig {
-        api_key_file: Some(file),
-        ..config(&[&node.url])
-    })
-    .unwrap();
+    let mut bulk =
+        Bulk::new(&ElasticsearchConfig { api_key_file: Some(file), ..config(&[&node.url]) })
+            .unwrap();
     deliver(&mut bulk, &body(1));
     let head = node.seen.recv().unwrap().head;
     assert!(head.contains("authorization: ApiKey a2V5\r\n"), "{head}");
@@ -703,11 +643,7 @@ fn an_api_key_is_sent_as_such() {
 fn a_body_is_compressed_on_the_wire_where_asked_for() {
     let sent = |gzip| {
         let node = Node::scripted(vec![items(&[(429, "busy"); 100])]);
-        let mut bulk = Bulk::new(&ElasticsearchConfig {
-            gzip,
-            ..config(&[&node.url])
-        })
-        .unwrap();
+        let mut bulk = Bulk::new(&ElasticsearchConfig { gzip, ..config(&[&node.url]) }).unwrap();
         deliver(&mut bulk, &body(100));
         let seen: Vec<Seen> = node.seen.try_iter().collect();
         let bytes: usize = seen.iter().map(|seen| seen.len).sum();
@@ -720,18 +656,9 @@ fn a_body_is_compressed_on_the_wire_where_asked_for() {
     for (plain, zipped) in plain.iter().zip(&zipped) {
         assert_eq!(plain.body, zipped.body);
         assert_eq!(plain.len, plain.body.len());
-        assert!(
-            zipped.len < plain.len / 5,
-            "{} of {}",
-            zipped.len,
-            plain.len
-        );
+        assert!(zipped.len < plain.len / 5, "{} of {}", zipped.len, plain.len);
         assert!(zipped.head.contains("content-encoding: gzip\r\n"));
-        assert!(
-            plain
-                .head
-                .contains("content-type: application/x-ndjson\r\n")
-        );
+        assert!(plain.head.contains("content-type: application/x-ndjson\r\n"));
         assert!(plain.head.contains("accept-encoding: gzip\r\n"));
     }
 }
@@ -816,10 +743,7 @@ fn hosts_and_secrets_that_cannot_work_are_refused_at_once() {
         ("https://es:9200", "no http://host:port"),
         ("es:9200", "no http://host:port"),
         ("es", "no http://host:port"),
-        (
-            "http://user:secret@es:9200",
-            "name and password of es belong in",
-        ),
+        ("http://user:secret@es:9200", "name and password of es belong in"),
     ] {
         let error = Bulk::new(&config(&[host])).unwrap_err().to_string();
         assert!(error.contains(problem), "{error}");
@@ -833,11 +757,7 @@ fn hosts_and_secrets_that_cannot_work_are_refused_at_once() {
     let error = Bulk::new(&config).unwrap_err().to_string();
     assert!(error.contains("/does/not/exist"), "{error}");
     let host = Host::new("http://es:9200/prefix/", Duration::from_secs(60)).unwrap();
-    assert!(
-        host.bulk
-            .to_string()
-            .starts_with("http://es:9200/prefix/_bulk?")
-    );
+    assert!(host.bulk.to_string().starts_with("http://es:9200/prefix/_bulk?"));
 }
 
 #[test]

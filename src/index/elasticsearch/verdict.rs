@@ -109,18 +109,12 @@ impl Refused {
             Text(String),
         }
         match serde_json::from_slice(answer) {
-            Ok(Answer {
-                error: Problem::Cause { r#type, reason },
-            }) => Refused {
-                error_type: r#type,
-                reason: reason.unwrap_or_default(),
-            },
-            Ok(Answer {
-                error: Problem::Text(reason),
-            }) => Refused {
-                error_type: String::new(),
-                reason,
-            },
+            Ok(Answer { error: Problem::Cause { r#type, reason } }) => {
+                Refused { error_type: r#type, reason: reason.unwrap_or_default() }
+            }
+            Ok(Answer { error: Problem::Text(reason) }) => {
+                Refused { error_type: String::new(), reason }
+            }
             Err(_) => Refused::default(),
         }
     }

@@ -16,10 +16,7 @@ fn parse_utc(event: &str) -> Parsed<'_> {
 fn fields<'a>(iso: &str, level: Level, logger: &'a str, message: &'a str) -> Parsed<'a> {
     let time: Timestamp = iso.parse().expect("a time");
     Parsed {
-        time: Some(EventTime {
-            ms: time.as_millisecond(),
-            zoned: false,
-        }),
+        time: Some(EventTime { ms: time.as_millisecond(), zoned: false }),
         level: Some(level),
         logger: (!logger.is_empty()).then_some(logger),
         line: None,
@@ -51,12 +48,7 @@ fn single_lines_of_kafkas_own_layout_are_read() {
         // elastic/beats, module/kafka/log/test/server.log
         (
             "[2017-08-04 10:48:20,377] INFO starting (kafka.server.KafkaServer)",
-            fields(
-                "2017-08-04T10:48:20.377Z",
-                Info,
-                "kafka.server.KafkaServer",
-                "starting",
-            ),
+            fields("2017-08-04T10:48:20.377Z", Info, "kafka.server.KafkaServer", "starting"),
         ),
         (
             "[2017-08-04 10:48:20,400] INFO Client environment:java.compiler=<NA> (org.apache.zookeeper.ZooKeeper)",
@@ -215,23 +207,13 @@ fn the_layouts_of_confluent_strimzi_and_connect_are_read() {
         ),
         (
             "[2024-05-27 13:34:02,000] INFO Kafka version: 3.9.1 (my-custom.logger-name:?)",
-            fields(
-                "2024-05-27T13:34:02Z",
-                Info,
-                "my-custom.logger-name",
-                "Kafka version: 3.9.1",
-            ),
+            fields("2024-05-27T13:34:02Z", Info, "my-custom.logger-name", "Kafka version: 3.9.1"),
         ),
         (
             "[2024-05-27 13:34:02,000] WARN ISR is [1,2] (kafka.cluster.Partition) [kafka-request-handler-7]",
             Parsed {
                 thread: Some("kafka-request-handler-7"),
-                ..fields(
-                    "2024-05-27T13:34:02Z",
-                    Warn,
-                    "kafka.cluster.Partition",
-                    "ISR is [1,2]",
-                )
+                ..fields("2024-05-27T13:34:02Z", Warn, "kafka.cluster.Partition", "ISR is [1,2]")
             },
         ),
         // What could be taken for a thread and a logger, and is not.
@@ -239,12 +221,7 @@ fn the_layouts_of_confluent_strimzi_and_connect_are_read() {
             "[2024-05-27 13:34:02,000] WARN [Broker id=1] Partition foo - 3 is gone (kafka.A)",
             Parsed {
                 component: Some("Broker id=1"),
-                ..fields(
-                    "2024-05-27T13:34:02Z",
-                    Warn,
-                    "kafka.A",
-                    "Partition foo - 3 is gone",
-                )
+                ..fields("2024-05-27T13:34:02Z", Warn, "kafka.A", "Partition foo - 3 is gone")
             },
         ),
     ]);
@@ -297,12 +274,7 @@ fn the_logger_is_found_behind_a_message_of_several_lines() {
         // The event was cut before its logger.
         (
             "[2024-05-27 13:34:02,000] INFO KafkaConfig values: \n\ta = null (or not)",
-            fields(
-                "2024-05-27T13:34:02Z",
-                Info,
-                "",
-                "KafkaConfig values: \n\ta = null (or not)",
-            ),
+            fields("2024-05-27T13:34:02Z", Info, "", "KafkaConfig values: \n\ta = null (or not)"),
         ),
         // Line ends of Windows.
         (
@@ -532,11 +504,7 @@ fn an_exception_gives_its_class_its_message_and_all_of_its_trace() {
 #[test]
 fn traces_without_a_class_and_within_a_message_are_traces() {
     let frames = "\tat a.b.C.d(C.java:1)\n\tat a.b.C.e(C.java:2)";
-    let only_frames = LoggedError {
-        class: None,
-        message: None,
-        stack_trace: frames,
-    };
+    let only_frames = LoggedError { class: None, message: None, stack_trace: frames };
     let cause = "Caused by: a.b.CException: d\n\tat a.b.C.d(C.java:1)";
     check(&[
         (
@@ -604,22 +572,10 @@ fn text_in_no_known_layout_is_the_message_as_it_is() {
             "[2017-07-20T14:35:38.820+0800][gc,start     ] GC(0) Pause Initial Mark (Metadata GC Threshold)",
             true,
         ),
-        (
-            "[2017-07-20T14:35:38.820+0800][info][gc] GC(0) Pause (kafka.A)",
-            true,
-        ),
-        (
-            "2017-07-20T14:35:38.820+0800: 1.234: [GC pause (young)]",
-            true,
-        ),
-        (
-            "ERROR failed to write blocks, startOffset: 1 (SlidingWindowService)",
-            false,
-        ),
-        (
-            "pri=ERROR t=kafka-request-handler-6 at=ReplicaManager",
-            false,
-        ),
+        ("[2017-07-20T14:35:38.820+0800][info][gc] GC(0) Pause (kafka.A)", true),
+        ("2017-07-20T14:35:38.820+0800: 1.234: [GC pause (young)]", true),
+        ("ERROR failed to write blocks, startOffset: 1 (SlidingWindowService)", false),
+        ("pri=ERROR t=kafka-request-handler-6 at=ReplicaManager", false),
         ("java.lang.Error: a\n\tat b.C.d(E.java)", false),
         ("\u{e9}\u{20ac}", false),
     ] {
@@ -678,9 +634,7 @@ fn events(log: &str) -> Vec<&str> {
     }
     starts.push(log.len());
     let bounds = starts.windows(2);
-    bounds
-        .map(|bound| log[bound[0]..bound[1]].trim_end_matches('\n'))
-        .collect()
+    bounds.map(|bound| log[bound[0]..bound[1]].trim_end_matches('\n')).collect()
 }
 
 #[test]
@@ -723,12 +677,7 @@ fn without_fields(event: &str, parsed: &Parsed<'_>) -> String {
         Some(parsed.component.unwrap_or_default().to_owned()),
         Some(parsed.message.to_owned()),
         parsed.logger.map(str::to_owned),
-        Some(
-            parsed
-                .error
-                .map_or("", |error| error.stack_trace)
-                .to_owned(),
-        ),
+        Some(parsed.error.map_or("", |error| error.stack_trace).to_owned()),
     ];
     let mut left = String::new();
     let mut rest = event;

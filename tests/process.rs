@@ -1,0 +1,350 @@
+//! `shipper` as a process: exit codes, signals, locks, what it says when something is wrong.
+
+mod support;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use support::tail::{LIMIT, Scene, lines, numbered};
+use support::{Shipper, shipper_binary, wait_for};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(shipper_binary()).args(args).output().expect("the binary starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into()
+}
+
+// ---- bad input ----
+
+#[test]
+fn wrong_usage_is_64_and_help_is_0() {
+    for args in [
+        &["tail", "--no-such-option"][..],
+        &["no-such-command"],
+        &["tail", "-c"],
+        &["tail", "extra"],
+        &["index", "--config"],
+        &[],
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {}", text(&output.stderr));
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{args:?}");
+    }
+    for args in [&["--help"][..], &["--version"], &["tail", "--help"], &["index", "--help"]] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_78_names_its_place_and_touches_nothing() {
+    let valid = "state_dir = \"STATE\"\n[kafka]\nbootstrap_servers = [\"127.0.0.1:9\"]\n";
+    let input = "[[input]]\npaths = [\"/l/*.log\"]\ntopic = \"t\"\n";
+    let index = "[index]\ntopics = [\"t\"]\nerror_topic = \"e\"\n";
+    for (walk, more, says) in [
+        ("tail", "", "input"),
+        ("index", "", "index"),
+        ("tail", "[[input]\n", ":4:"),
+        ("tail", "[[input]]\npaths = [\"/l/*.log\"]\ntopics = \"t\"\n", "topic"),
+        ("tail", "[[input]]\npaths = [\"l/*.log\"]\ntopic = \"t\"\n", "absolute"),
+        ("tail", &format!("{input}[tail]\nscan_interval = \"5\"\n"), "tail.scan_interval"),
+        ("tail", &format!("{input}[tail]\nscan_interval = \"1ms\"\n"), "50ms"),
+        ("tail", &format!("{input}[batch]\nbytes_max = \"16KB\"\n"), "batch.bytes_max"),
+        ("tail", &format!("{input}multiline = {{ start = \"(\" }}\n"), "multiline"),
+        ("index", index, "elasticsearch"),
+        ("index", &format!("{index}[elasticsearch]\nhosts = [\"es:9200\"]\n"), "hosts"),
+        (
+            "index",
+            &format!("{index}[archive]\ndir = \"STATE/a\"\n[[route]]\nname = \"r\"\nto = \"dorp\"\n"),
+            "drop",
+        ),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        let file = folder.path().join("shipper.toml");
+        let text_of = format!("{valid}{more}").replace("STATE", &state.display().to_string());
+        fs::write(&file, text_of).expect("written");
+        let output = run(&[walk, "-c", file.to_str().expect("UTF-8")]);
+        let problems = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{more}: {problems}");
+        assert!(problems.contains(says), "{more}: {problems}");
+        assert!(problems.contains("shipper.toml"), "{more}: {problems}");
+        assert!(!state.exists(), "{more}");
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_78() {
+    for walk in ["tail", "index", "check"] {
+        let output = run(&[walk, "-c", "/no/such/shipper.toml"]);
+        assert_eq!(output.status.code(), Some(78));
+        let problem = text(&output.stderr) + &text(&output.stdout);
+        assert!(problem.contains("/no/such/shipper.toml"), "{problem}");
+        assert!(problem.contains("No such file"), "{problem}");
+    }
+}
+
+#[test]
+fn a_state_folder_that_cannot_be_made_is_74() {
+    let mut scene = Scene::new("server.log");
+    scene.set("", "state_dir", "\"/proc/shipper\"");
+    let output = run(&["tail", "-c", scene.config().to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(74));
+    assert!(text(&output.stderr).contains("cannot make /proc/shipper"), "{}", text(&output.stderr));
+}
+
+// ---- one state folder ----
+
+#[test]
+fn a_second_process_on_the_same_state_is_75_and_the_first_goes_on() {
+    let mut scene = Scene::new("server.log");
+    let first = scene.start();
+    scene.logs.append("server.log", lines(0..1));
+    scene.wait_for_records(1, &first);
+    let second = run(&["tail", "-c", scene.config().to_str().expect("UTF-8")]);
+    assert_eq!(second.status.code(), Some(75));
+    assert!(text(&second.stderr).contains("another shipper works"), "{}", text(&second.stderr));
+    scene.logs.append("server.log", lines(1..2));
+    assert_eq!(scene.values_after(2, first), numbered(0..2));
+}
+
+#[test]
+fn a_damaged_registry_goes_back_one_generation_and_loses_nothing() {
+    let mut scene = Scene::new("server.log");
+    scene.logs.append("server.log", lines(0..10));
+    let shipper = scene.start();
+    assert_eq!(scene.values_after(10, shipper), numbered(0..10));
+    let registry = scene.state_dir().join("registry.json");
+    let mut bytes = fs::read(&registry).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&registry, bytes).expect("written");
+
+    scene.logs.append("server.log", lines(10..12));
+    let shipper = scene.start();
+    shipper.wait_for_log("going on from", LIMIT);
+    let is_there = || scene.values().contains(&"line 11".into()).then_some(());
+    wait_for(LIMIT, "the new lines", is_there, || shipper.log());
+    scene.stop(shipper);
+    let mut values = scene.values();
+    assert_eq!(values[..10], numbered(0..10));
+    // What the lost generation knew may be repeated.
+    values.drain(..values.len() - 2);
+    assert_eq!(values, numbered(10..12));
+}
+
+#[test]
+fn a_registry_damaged_twice_is_78_says_what_to_do_and_ships_nothing() {
+    let mut scene = Scene::new("server.log");
+    scene.logs.append("server.log", lines(0..1));
+    let shipper = scene.start();
+    assert_eq!(scene.values_after(1, shipper), numbered(0..1));
+    for name in ["registry.json", "registry.json.prev"] {
+        fs::write(scene.state_dir().join(name), "no registry\n").expect("written");
+    }
+    scene.logs.append("server.log", lines(1..2));
+    let output = run(&["tail", "-c", scene.config().to_str().expect("UTF-8")]);
+    let problem = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{problem}");
+    for says in ["registry.json", "restore it from a backup", "move the state directory away"] {
+        assert!(problem.contains(says), "{problem}");
+    }
+    assert_eq!(scene.values(), numbered(0..1));
+}
+
+// ---- signals ----
+
+#[test]
+fn sigterm_and_sigint_end_both_walks_with_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut scene = Scene::new("server.log");
+        scene.logs.append("server.log", lines(0..3));
+        let mut shipper = scene.start();
+        scene.wait_for_records(3, &shipper);
+        shipper.signal(signal);
+        assert_eq!(shipper.wait(LIMIT).code(), Some(0), "{}", shipper.log());
+
+        let archive = scene.state.path().join("archive");
+        scene.set("[index]", "topics", "[\"logs\"]");
+        scene.set("[index]", "error_topic", "\"logs-errors\"");
+        scene.set("[archive]", "dir", &format!("{archive:?}"));
+        let mut shipper = Shipper::start("index", &scene.config());
+        let is_there = || archive.read_dir().ok()?.next().map(drop);
+        wait_for(LIMIT, "documents", is_there, || shipper.log());
+        shipper.signal(signal);
+        assert_eq!(shipper.wait(LIMIT).code(), Some(0), "{}", shipper.log());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_loses_nothing() {
+    let mut scene = Scene::new("server.log");
+    let mut shipper = scene.start();
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    scene.wait_for_entry("server.log", "\"offset\":21");
+    scene.cluster.broker_down(1).expect("down");
+    scene.logs.append("server.log", lines(3..6));
+    shipper.wait_for_log("cannot connect", LIMIT);
+    shipper.signal(Signal::TERM);
+    shipper.wait_for_log("stopping", LIMIT);
+    shipper.signal(Signal::TERM);
+    let status = shipper.wait(Duration::from_secs(5));
+    assert_eq!(status.code(), Some(128 + 15));
+    scene.cluster.broker_up(1).expect("up");
+    let shipper = scene.start();
+    assert_eq!(scene.values_after(6, shipper), numbered(0..6));
+}
+
+#[test]
+fn a_stop_that_cannot_finish_says_how_much_is_left_and_loses_nothing() {
+    let mut scene = Scene::new("server.log");
+    scene.set("[tail]", "shutdown_timeout", "\"300ms\"");
+    let shipper = scene.start();
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    scene.cluster.broker_down(1).expect("down");
+    scene.logs.append("server.log", lines(3..6));
+    shipper.wait_for_log("cannot connect", LIMIT);
+    let (status, log) = shipper.stop(LIMIT);
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("3 records will be read again"), "{log}");
+    scene.cluster.broker_up(1).expect("up");
+    let shipper = scene.start();
+    assert_eq!(scene.values_after(6, shipper), numbered(0..6));
+}
+
+#[test]
+fn an_interrupted_pipe_of_its_log_does_not_end_it() {
+    let mut scene = Scene::new("server.log");
+    let config = scene.config();
+    // Its log goes to a reader that leaves at once.
+    let line = format!("{} tail -c {} 2> >(exit 0)", shipper_binary().display(), config.display());
+    let mut command = Command::new("bash");
+    let shipper = Shipper::spawn(command.args(["-c", &format!("exec {line}")]));
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    scene.logs.rename("server.log", "server.log.1");
+    scene.logs.append("server.log", lines(3..6));
+    scene.wait_for_records(6, &shipper);
+    let (status, _) = shipper.stop(LIMIT);
+    assert_eq!((status.code(), status.signal()), (Some(0), None));
+    assert_eq!(scene.values(), numbered(0..6));
+}
+
+// ---- brokers ----
+
+#[test]
+fn a_broker_that_comes_late_is_waited_for_and_named_once() {
+    let mut scene = Scene::new("server.log");
+    let (address, open) = late_broker(&scene.cluster.bootstrap_servers());
+    scene.set("[kafka]", "bootstrap_servers", &format!("[{address:?}]"));
+    scene.logs.append("server.log", lines(0..3));
+    let shipper = scene.start();
+    shipper.wait_for_log("cannot connect", LIMIT);
+    // Tried more often than said: ten times the longest wait between two.
+    thread::sleep(Duration::from_secs(1));
+    let log = shipper.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains(&address) && warnings[0].contains("refused"), "{log}");
+    open();
+    assert_eq!(scene.values_after(3, shipper), numbered(0..3));
+}
+
+/// Returns an address nobody listens on, and what makes it lead to the broker.
+fn late_broker(broker: &str) -> (String, impl FnOnce() + use<>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    let broker = broker.split(',').next().expect("an address").to_owned();
+    let open = move || {
+        let listener = TcpListener::bind(address).expect("the port is still free");
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(&broker).expect("connected");
+                let clone = |stream: &TcpStream| stream.try_clone().expect("cloned");
+                let back = (clone(&server), clone(&client));
+                thread::spawn(move || pump(back.0, back.1));
+                thread::spawn(move || pump(client, server));
+            }
+        });
+    };
+    (address.to_string(), open)
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream) {
+    let mut bytes = [0; 4096];
+    while let Ok(n @ 1..) = from.read(&mut bytes) {
+        if to.write_all(&bytes[..n]).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_missing_topic_is_named_once_and_waited_for() {
+    let mut scene = Scene::new("server.log");
+    let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+    scene.cluster.topic_error("logs", error).expect("set");
+    scene.logs.append("server.log", lines(0..3));
+    let shipper = scene.start();
+    shipper.wait_for_log("topic \"logs\": does not exist", LIMIT);
+    thread::sleep(Duration::from_secs(1));
+    let log = shipper.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains("create it, or set kafka.allow_auto_create_topics"), "{log}");
+    let none = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    scene.cluster.topic_error("logs", none).expect("set");
+    assert_eq!(scene.values_after(3, shipper), numbered(0..3));
+}
+
+#[test]
+fn a_stop_while_the_topic_is_missing_succeeds_and_loses_nothing() {
+    let mut scene = Scene::new("server.log");
+    let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+    scene.cluster.topic_error("logs", error).expect("set");
+    scene.logs.append("server.log", lines(0..3));
+    let shipper = scene.start();
+    shipper.wait_for_log("does not exist", LIMIT);
+    scene.stop(shipper);
+    let none = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    scene.cluster.topic_error("logs", none).expect("set");
+    scene.logs.append("server.log", lines(3..6));
+    let shipper = scene.start();
+    assert_eq!(scene.values_after(6, shipper), numbered(0..6));
+}
+
+#[test]
+fn a_registry_that_cannot_be_saved_is_said_once_and_healed() {
+    let mut scene = Scene::new("server.log");
+    let shipper = scene.start();
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    scene.wait_for_entry("server.log", "\"offset\":21");
+    let away = scene.state.path().join("away");
+    rename(&scene.state_dir(), &away);
+    scene.logs.append("server.log", lines(3..6));
+    scene.wait_for_records(6, &shipper);
+    shipper.wait_for_log("cannot save the registry", LIMIT);
+    rename(&away, &scene.state_dir());
+    shipper.wait_for_log("the registry is saved again", LIMIT);
+    assert_eq!(shipper.log().matches("cannot save the registry").count(), 1);
+    assert_eq!(scene.values_after(6, shipper), numbered(0..6));
+    scene.wait_for_entry("server.log", "\"offset\":42");
+}
+
+fn rename(from: &Path, to: &Path) {
+    fs::rename(from, to).expect("renamed");
+}
