@@ -26,7 +26,8 @@ fn shipped(scene: &mut Scene, bytes: &[u8]) -> Vec<Vec<u8>> {
 
 #[test]
 fn no_byte_of_a_line_is_changed() {
-    let cases: [(&str, &[u8], &[&[u8]]); 8] = [
+    type Bytes = &'static [u8];
+    let cases: [(&str, Bytes, &[Bytes]); 8] = [
         ("lines", b"one\ntwo\n", &[b"one", b"two"]),
         ("CRLF", b"one\r\ntwo\r\n", &[b"one", b"two"]),
         ("a lone CR", b"o\rne\ntwo\r\r\n", &[b"o\rne", b"two\r"]),
@@ -280,7 +281,8 @@ fn while_the_broker_is_away_files_wait_and_not_memory() {
     scene.stop(shipper);
     assert_eq!(n, 30_000);
     let values = scene.values();
-    let numbers: Vec<String> = values.iter().map(|v| v.trim_end_matches(['x', ' ']).into()).collect();
+    let numbers: Vec<String> =
+        values.iter().map(|v| v.trim_end_matches(['x', ' ']).into()).collect();
     assert!(numbers == numbered(0..30_000));
 }
 
