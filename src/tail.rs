@@ -68,8 +68,8 @@ pub fn run(config: &Config, counters: &TailCounters, stop: &Receiver<()>) -> Res
     let producer = Producer::start(&config.kafka, config.batch.compression)?;
     let mut hub = Hub::new(config, counters, producer, registry.into_saver()?, entries);
     hub.first_scan();
-    hub.walk(stop)?;
-    hub.drain_and_save()
+    let walked = hub.walk(stop);
+    hub.drain_and_save(walked)
 }
 
 struct Hub<'a> {
@@ -228,7 +228,7 @@ impl<'a> Hub<'a> {
             producer,
             replies,
             deliveries,
-            hints: Hints::new(),
+            hints: Hints::listen(),
             saver,
             rejected: RejectedFile::new(&config.state_dir),
             inputs: config.input.iter().cloned().map(Arc::new).collect(),
@@ -1089,11 +1089,9 @@ impl<'a> Hub<'a> {
         for hint in std::iter::once(hint).chain(self.hints.receiver.try_iter()) {
             match hint {
                 Hint::Names => names_changed = true,
-                Hint::Written(path) => match self.by_name.get(&path) {
-                    Some(source) => _ = written.insert(*source),
-                    // Of no interest, or so new that the scan its creation asked for finds it.
-                    None => {}
-                },
+                // One that is not known is of no interest, or so new that the scan which its
+                // creation asked for finds it.
+                Hint::Written(path) => written.extend(self.by_name.get(&path)),
             }
         }
         if names_changed {
@@ -1255,10 +1253,11 @@ impl<'a> Hub<'a> {
 
     // ---- the end ----
 
-    /// Sends what is in open batches, waits for all receipts, and saves the registry.
-    fn drain_and_save(&mut self) -> Result<(), Error> {
+    /// Sends what is in open batches and waits for all receipts, unless the walk has failed, and
+    /// saves the registry in either case.
+    fn drain_and_save(&mut self, walked: Result<(), Error>) -> Result<(), Error> {
         let deadline = Instant::now() + self.config.tail.shutdown_timeout;
-        let result = self.drain(deadline);
+        let result = walked.and_then(|()| self.drain(deadline));
         while self.saving {
             let result = self.saver.results.recv();
             self.on_saved(result);
@@ -1302,7 +1301,7 @@ fn files_max() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, ..limit };
-        if setrlimit(Resource::Nofile, raised.clone()).is_ok() {
+        if setrlimit(Resource::Nofile, raised).is_ok() {
             limit = raised;
         }
     }

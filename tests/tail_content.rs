@@ -26,7 +26,8 @@ fn shipped(scene: &mut Scene, bytes: &[u8]) -> Vec<Vec<u8>> {
 
 #[test]
 fn no_byte_of_a_line_is_changed() {
-    let cases: [(&str, &[u8], &[&[u8]]); 8] = [
+    type Bytes = &'static [u8];
+    let cases: [(&str, Bytes, &[Bytes]); 8] = [
         ("lines", b"one\ntwo\n", &[b"one", b"two"]),
         ("CRLF", b"one\r\ntwo\r\n", &[b"one", b"two"]),
         ("a lone CR", b"o\rne\ntwo\r\r\n", &[b"o\rne", b"two\r"]),

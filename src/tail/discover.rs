@@ -149,7 +149,8 @@ fn rotation_suffix(name: &[u8]) -> Option<usize> {
     // The separator of `-20260131` was counted as part of the stamp.
     let mut at = name.len() - stamp;
     let dotted = at > 1 && name[at - 1] == b'.';
-    if !dotted && !(at > 0 && stamp > 0 && name[at] == b'-') {
+    let dashed = at > 0 && stamp > 0 && name[at] == b'-';
+    if !dotted && !dashed {
         return None;
     }
     let digits = name[at..].iter().filter(|byte| byte.is_ascii_digit()).count();
@@ -194,7 +195,7 @@ const HINTS_MAX: usize = 1024;
 
 impl Hints {
     /// Begins to listen; without inotify the scan alone must do, and that is logged.
-    pub fn new() -> Hints {
+    pub fn listen() -> Hints {
         let (sender, receiver) = bounded(HINTS_MAX);
         let missed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&missed);

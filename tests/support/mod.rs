@@ -192,6 +192,8 @@ impl TopicReader {
             .set("group.id", "test-reader")
             .set("enable.auto.commit", "false")
             .set("reconnect.backoff.max.ms", "200")
+            // The mock cluster answers a fetch only when this is over.
+            .set("fetch.wait.max.ms", "10")
             .set("isolation.level", "read_committed")
             .create()
             .expect("a consumer");
