@@ -689,8 +689,9 @@ impl<'a> Hub<'a> {
             self.add_missed_siblings(stream, &mut found);
             let path = &self.streams[stream].path;
             found.sort_by_cached_key(|found| {
-                let is_current = found.path == *path;
-                (is_current, found.stat.mtime_ns, found.stat.btime_ns, found.path.clone())
+                let Found { path: name, stat, .. } = found;
+                let age = (stat.mtime_ns, discover::rank(name), stat.btime_ns);
+                (name == path, age, name.clone())
             });
             found.dedup_by_key(|found| found.stat.inode);
             for found in found {
@@ -799,9 +800,7 @@ impl<'a> Hub<'a> {
     /// Returns the input that a path belongs to, whether a file is there or not.
     fn input_for(&self, path: &Path) -> Option<usize> {
         self.config.input.iter().position(|input| {
-            let matches = |pattern: &String| {
-                glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_path(path))
-            };
+            let matches = |pattern: &String| discover::matches(pattern, path);
             input.paths.iter().any(matches) && !discover::is_excluded(path, &input.exclude)
         })
     }

@@ -96,6 +96,11 @@ impl Scan {
     }
 }
 
+/// Tells whether a pattern leads to the path, as in [`scan`].
+pub fn matches(pattern: &str, path: &Path) -> bool {
+    Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_path_with(path, GLOB))
+}
+
 /// A pattern without a slash is meant for the file name.
 pub fn is_excluded(path: &Path, patterns: &[String]) -> bool {
     patterns.iter().any(|pattern| {
@@ -140,6 +145,14 @@ pub fn written_under(path: &Path) -> PathBuf {
         end = at;
     }
     path.with_file_name(std::ffi::OsStr::from_bytes(&name[..end]))
+}
+
+/// Returns a number that is the smaller the older a rotated file is, as far as its name tells:
+/// `.2` was written before `.1`. For files whose last writes share a tick of the clock.
+pub fn rank(path: &Path) -> i64 {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let number = extension.filter(|extension| extension.len() <= 4);
+    number.and_then(|number| number.parse::<i64>().ok()).map_or(0, |number| -number)
 }
 
 /// Returns where a rotation suffix begins that the name ends in.
@@ -279,6 +292,13 @@ mod tests {
         check("/l/kafka-2.13", "/l/kafka-2");
         check("/l/.1", "/l/.1");
         check("/l/20261122", "/l/20261122");
+    }
+
+    #[test]
+    fn of_numbered_files_the_higher_number_is_the_older() {
+        let mut names = ["/l/a.log.1", "/l/a.log", "/l/a.log.10", "/l/a.log.2"].map(Path::new);
+        names.sort_by_key(|name| rank(name));
+        assert_eq!(names, ["/l/a.log.10", "/l/a.log.2", "/l/a.log.1", "/l/a.log"].map(Path::new));
     }
 
     #[test]
