@@ -16,7 +16,7 @@ pub const EXIT_USAGE: u8 = 64;
     name = "shipper",
     version,
     about = "Ships a Kafka broker's logs to a topic, and the topic to Elasticsearch, without losing \
-             or repeating a line",
+             a line",
     after_help = "Try `shipper demo` first: it needs no server and no configuration.",
     max_term_width = 100
 )]

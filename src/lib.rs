@@ -1,5 +1,5 @@
-//! Ships a Kafka broker's logs to a topic, and the topic to Elasticsearch, without losing or
-//! repeating a line.
+//! Ships a Kafka broker's logs to a topic, and the topic to Elasticsearch, without losing a
+//! line.
 //!
 //! Two walks share their nouns ([`record`]), their account of what is done ([`ledger`]) and their
 //! way to Kafka ([`kafka`]). One thread, the hub, owns all state of a walk; workers own only the

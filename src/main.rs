@@ -44,14 +44,14 @@ fn main() -> ExitCode {
 
 fn run_tail(arg: &ConfigArg) -> Result<(), Error> {
     let config = load(arg, Walk::Tail)?;
-    start_log();
+    start_log(&config);
     let stop = stop_on_signals()?;
     tail::run(&config, &TailCounters::default(), &stop)
 }
 
 fn run_index(arg: &ConfigArg) -> Result<(), Error> {
     let config = load(arg, Walk::Index)?;
-    start_log();
+    start_log(&config);
     let stop = stop_on_signals()?;
     index::run(&config, &Arc::new(IndexCounters::default()), &stop)
 }
@@ -73,7 +73,8 @@ fn abort_on_panic() {
     }));
 }
 
-fn start_log() {
+/// Starts the log with what the configuration means.
+fn start_log(config: &Config) {
     let filter = env_logger::Env::default().default_filter_or("info");
     env_logger::Builder::from_env(filter)
         .format(|out, record| {
@@ -84,6 +85,8 @@ fn start_log() {
             writeln!(out, "{time} {:<5} {message}", record.level())
         })
         .init();
+    log::info!("shipper {}", env!("CARGO_PKG_VERSION"));
+    check::summary(config).lines().for_each(|line| log::info!("config: {line}"));
 }
 
 fn visible(char: char) -> impl Iterator<Item = char> {

@@ -40,6 +40,8 @@ pub struct TailCounters {
     pub files_truncated: Counter,
     /// Names that match an input and cannot be read.
     pub files_refused: Counter,
+    /// Paths of the configuration that no file matched at the start.
+    pub paths_unmatched: Counter,
     /// Bytes read from files.
     pub bytes_read: Counter,
     /// Lines in the events that were put into batches.
@@ -67,6 +69,7 @@ impl fmt::Display for TailCounters {
             ("files_finished", &self.files_finished),
             ("files_truncated", &self.files_truncated),
             ("files_refused", &self.files_refused),
+            ("paths_unmatched", &self.paths_unmatched),
             ("bytes_read", &self.bytes_read),
             ("lines_read", &self.lines_read),
             ("events_read", &self.events_read),

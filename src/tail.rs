@@ -671,6 +671,12 @@ impl<'a> Hub<'a> {
         for (path, reason) in &scan.refused {
             self.warn_once(path, reason);
         }
+        if first {
+            self.counters.paths_unmatched.add(scan.unmatched.len() as u64);
+            for pattern in &scan.unmatched {
+                log::warn!("no file yet: path={pattern}; it is read once it is there");
+            }
+        }
         // By stream in the order of their first sight: a file of two names belongs to the first.
         let mut arrivals: BTreeMap<usize, Vec<Found>> = BTreeMap::new();
         self.by_name.clear();

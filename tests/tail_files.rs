@@ -512,3 +512,15 @@ fn more_files_than_may_be_open_are_shipped_one_after_the_other() {
     let shipper = Shipper::spawn(command.arg(scene.config()));
     assert_eq!(scene.values_after(400, shipper), numbered(0..400));
 }
+
+#[test]
+fn a_file_that_is_not_there_is_named_once_and_read_when_it_comes() {
+    let mut scene = Scene::new("server.log");
+    let shipper = scene.start();
+    shipper.wait_for_log("no file yet: path=", LIMIT);
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    let log = shipper.log();
+    assert_eq!(log.matches("no file yet").count(), 1, "{log}");
+    assert_eq!(counter(&scene.stop(shipper), "paths_unmatched"), 1);
+}

@@ -57,7 +57,8 @@ pub fn check(file: &Path) -> Result<Summary, Problems> {
     Ok(Summary { text: summary(&config), warnings: warnings(&config) })
 }
 
-fn summary(config: &Config) -> String {
+/// Returns what the configuration means, several lines without secrets.
+pub fn summary(config: &Config) -> String {
     let kafka = &config.kafka;
     let mut text = format!("host: {}\n", config.host);
     text += &format!("state: {}\n", config.state_dir.display());
@@ -78,9 +79,10 @@ fn summary(config: &Config) -> String {
         );
         let event_bytes_max = config.input.iter().map(|input| input.event_bytes_max).max();
         text += &format!(
-            "  memory: {in_flight} batches under way x {} = {}, and up to {} for each open file\n",
+            "  memory: {in_flight} batches under way and as much being filled x {} = {}, and up to {} \
+             for each open file\n",
             show_bytes(batch.bytes_max),
-            show_bytes(in_flight * batch.bytes_max),
+            show_bytes(2 * in_flight * batch.bytes_max),
             show_bytes(event_bytes_max.unwrap_or(0))
         );
     }
@@ -133,11 +135,14 @@ fn show_index(config: &Config, index: &IndexConfig) -> String {
         None => "archive",
     };
     text += &format!("    else ERROR and FATAL to the error topic, the rest to {rest}\n");
+    // A document is about twice its record: the names of its fields, and the escapes.
+    let n_batches = index.in_flight_max + 1 + 2 * index.in_flight_max;
     text += &format!(
-        "  memory: {} batches under way and one being filled x {} = {}\n",
+        "  memory: {} batches under way and one being filled x {}, twice that for documents under \
+         way = {}, and 8MiB that are fetched ahead\n",
         index.in_flight_max,
         show_bytes(index.bytes_max),
-        show_bytes((index.in_flight_max + 1) * index.bytes_max)
+        show_bytes(n_batches * index.bytes_max)
     );
     text
 }
@@ -293,7 +298,7 @@ kafka: localhost:9092, as shipper
 tail:
   input[0]: /var/log/kafka/server.log, /var/log/kafka/controller.log to topic broker-logs, events as Kafka writes them, from the beginning
   batch: 1MB, 50000 records or 10ms, lz4
-  memory: 5 batches under way x 1MB = 5MB, and up to 512KiB for each open file
+  memory: 5 batches under way and as much being filled x 1MB = 10MB, and up to 512KiB for each open file
 index:
   topics: broker-logs, as group shipper-index
   error topic: broker-errors
@@ -302,7 +307,7 @@ index:
   routes, the first that matches:
     1. noise: level DEBUG, logger /^kafka/: dropped
     else ERROR and FATAL to the error topic, the rest to index
-  memory: 2 batches under way and one being filled x 4MB = 12MB
+  memory: 2 batches under way and one being filled x 4MB, twice that for documents under way = 28MB, and 8MiB that are fetched ahead
 "#
         );
     }

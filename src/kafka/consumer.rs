@@ -262,3 +262,30 @@ fn list(partitions: &[Partition]) -> TopicPartitionList {
 pub fn timestamp_ms(message: &BorrowedMessage<'_>) -> i64 {
     message.timestamp().to_millis().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feature names of the crates say little: `static-linking` of rdkafka-sys 4.10 does nothing,
+    /// and what librdkafka really has in it only it can tell.
+    #[test]
+    fn librdkafka_has_what_secured_and_compressed_topics_need() {
+        let native = ClientConfig::new().create_native_config().expect("a configuration");
+        let features = native.get("builtin.features").expect("librdkafka's own property");
+        let features: Vec<&str> = features.split(',').map(str::trim).collect();
+        for needed in [
+            "gzip",
+            "snappy",
+            "lz4",
+            "zstd",
+            "ssl",
+            "sasl",
+            "sasl_plain",
+            "sasl_scram",
+            "sasl_oauthbearer",
+        ] {
+            assert!(features.contains(&needed), "no {needed} in {features:?}");
+        }
+    }
+}

@@ -45,6 +45,8 @@ pub struct Scan {
     pub found: Vec<Found>,
     /// Names that match and cannot be shipped, with the reason.
     pub refused: Vec<(PathBuf, String)>,
+    /// Patterns that no name matches.
+    pub unmatched: Vec<String>,
     /// A folder could not be read: files not found are not known to be gone.
     pub incomplete: bool,
 }
@@ -58,6 +60,10 @@ pub fn scan(inputs: &[InputConfig]) -> Scan {
             let Ok(paths) = glob::glob_with(pattern, GLOB) else {
                 continue;
             };
+            let mut paths = paths.peekable();
+            if paths.peek().is_none() {
+                scan.unmatched.push(pattern.clone());
+            }
             for path in paths {
                 match path {
                     Ok(path) if is_excluded(&path, &config.exclude) => {}
