@@ -392,7 +392,14 @@ fn a_minute_without_kafka_and_a_minute_without_elasticsearch_lose_nothing() {
     let index_stopped = stop(index, "index");
     let records = read_topic(&chain.kafka, &chain.name);
     println!("{n_events} events, {} records; {tail_stopped}; {index_stopped}", records.len());
-    assert_eq!(covered_bytes(&records), bytes_in(logs.path()));
+    let n_bytes = bytes_in(logs.path());
+    assert_eq!(covered_bytes(&records), n_bytes);
+    for name in ["bytes_read", "bytes_acked"] {
+        assert_eq!(counter(&tail_stopped, name), n_bytes, "{name}");
+    }
+    let ends = ["indexed", "duplicates", "error_topic"].map(|name| counter(&index_stopped, name));
+    assert_eq!(counter(&index_stopped, "consumed"), ends.iter().sum::<u64>());
+    assert_eq!(ends[0], outcomes.documents.count());
     // The process has lived on, and its producer is idempotent.
     assert_eq!(records.len(), n_events);
     // The group's session ends in a minute without a broker: what was under way is consumed again.
