@@ -41,7 +41,8 @@ pub enum Command {
     #[command(after_help = "Example: shipper index -c /etc/shipper/shipper.toml\n\n\
         Runs until SIGTERM or SIGINT, then waits for what is under way (index.shutdown_timeout); \
         a second signal stops at once.\n\
-        Exit codes: as of `shipper tail`.")]
+        Exit codes: 0 stopped and all of it settled, 1 failed, 64 wrong usage, 74 state directory \
+        cannot be used, 78 wrong configuration.")]
     Index(ConfigArg),
     /// Show both walks at work, against a broker inside this process
     #[command(

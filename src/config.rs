@@ -41,7 +41,7 @@ pub struct Config {
     pub input: Vec<InputConfig>,
     /// How `tail` looks at files and stops.
     pub tail: TailConfig,
-    /// How `tail` groups records on their way to the broker.
+    /// How records are grouped on their way to a topic.
     pub batch: BatchConfig,
     /// What `index` consumes; may be left out.
     pub index: Option<IndexConfig>,

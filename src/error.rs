@@ -90,8 +90,8 @@ impl fmt::Display for Error {
             Error::Start { attempt, source } => write!(f, "cannot {attempt}: {source}"),
             Error::Unfinished { n_records } => write!(
                 f,
-                "stopped before the broker had acknowledged everything: {n_records} records \
-                 will be read again at the next start"
+                "stopped before everything was settled: {n_records} records will be read again at \
+                 the next start"
             ),
         }
     }

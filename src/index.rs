@@ -40,6 +40,7 @@ use crate::kafka::record_batch::{Headers, put_header};
 use crate::ledger::Ledger;
 use crate::metrics::IndexCounters;
 use crate::record::{SourceId, Span};
+use crate::rejected::RejectedFile;
 
 use archive::Archive;
 use elasticsearch::Interrupter;
@@ -66,6 +67,7 @@ pub fn run(
     stop: &Receiver<()>,
 ) -> Result<(), Error> {
     let index = config.index.as_ref().expect("checked for the index walk: [index] is there");
+    RejectedFile::new(&config.state_dir).prepare()?;
     let producer = Producer::start(&config.kafka, config.batch.compression)?;
     let workers = Workers::start(config, index, &producer, counters)?;
     let consumer = Consumer::join(&config.kafka, index)?;
@@ -74,22 +76,15 @@ pub fn run(
         counters,
         workers,
         consumer,
-        assigned: HashMap::new(),
-        sources: HashMap::new(),
-        last: None,
-        ledger: Ledger::default(),
-        open: IndexBatch::default(),
-        open_since: None,
+        intake: Intake::default(),
         under_way: 0,
         records_under_way: 0,
         paused: false,
         busy_since: None,
-        next_source: 0,
         commit_due: Instant::now(),
-        scratch: Vec::new(),
     };
-    hub.walk(stop)?;
-    hub.drain_and_commit()
+    let walked = hub.walk(stop);
+    hub.drain_and_commit(walked)
 }
 
 struct Hub<'a> {
@@ -97,6 +92,17 @@ struct Hub<'a> {
     counters: &'a IndexCounters,
     workers: Workers,
     consumer: Consumer,
+    intake: Intake,
+    under_way: usize,
+    records_under_way: u64,
+    paused: bool,
+    busy_since: Option<Instant>,
+    commit_due: Instant,
+}
+
+/// What comes in, and how far each partition is done.
+#[derive(Default)]
+struct Intake {
     /// Partitions of this member; the source is known with the first message.
     assigned: HashMap<Partition, Option<SourceId>>,
     sources: HashMap<SourceId, Source>,
@@ -105,12 +111,7 @@ struct Hub<'a> {
     ledger: Ledger,
     open: IndexBatch,
     open_since: Option<Instant>,
-    under_way: usize,
-    records_under_way: u64,
-    paused: bool,
-    busy_since: Option<Instant>,
     next_source: u32,
-    commit_due: Instant,
     scratch: Vec<u8>,
 }
 
@@ -118,6 +119,8 @@ struct Hub<'a> {
 struct Source {
     topic: Arc<str>,
     partition: i32,
+    /// The first offset that came.
+    start: u64,
     /// One past the last offset that is in a batch.
     taken: u64,
     committed: u64,
@@ -141,7 +144,11 @@ impl Hub<'_> {
     }
 
     fn poll_wait(&self) -> Duration {
-        let linger_over = self.open_since.map(|since| since + self.config.linger);
+        // Without a free worker nothing can be sealed, however long it has lingered.
+        if self.under_way >= self.config.in_flight_max {
+            return POLL_WAIT;
+        }
+        let linger_over = self.intake.open_since.map(|since| since + self.config.linger);
         let left = linger_over.map(|over| over.saturating_duration_since(Instant::now()));
         left.map_or(POLL_WAIT, |left| left.min(POLL_WAIT))
     }
@@ -149,22 +156,12 @@ impl Hub<'_> {
     fn poll(&mut self, wait: Duration) -> Result<(), Error> {
         match self.consumer.poll(wait) {
             Polled::Message(message) => {
-                let source = source_of(
-                    &message,
-                    self.last,
-                    &mut self.assigned,
-                    &mut self.sources,
-                    &mut self.ledger,
-                    &mut self.next_source,
-                );
-                self.last = Some(source);
-                let ground = self.sources.get_mut(&source).expect("found or made above");
-                self.open.push(&message, source, ground, &mut self.scratch);
-                self.open_since.get_or_insert_with(Instant::now);
+                self.intake.take(&message);
                 Ok(())
             }
             Polled::Rebalance(rebalance) => self.on_rebalance(rebalance),
             Polled::Nothing => Ok(()),
+            Polled::Fatal(problem) => Err(Error::Kafka { problem }),
         }
     }
 
@@ -174,13 +171,13 @@ impl Hub<'_> {
     }
 
     fn is_complete(&self) -> bool {
-        self.open.records.len() >= self.config.bytes_max
-            || self.open.offsets.len() >= self.config.count_max
+        let open = &self.intake.open;
+        open.records.len() >= self.config.bytes_max || open.offsets.len() >= self.config.count_max
     }
 
     fn seal_if_due(&mut self) {
-        let has_lingered =
-            self.open_since.is_some_and(|since| since.elapsed() >= self.config.linger);
+        let since = self.intake.open_since;
+        let has_lingered = since.is_some_and(|since| since.elapsed() >= self.config.linger);
         if (has_lingered || self.is_complete()) && self.under_way < self.config.in_flight_max {
             self.seal();
         }
@@ -188,8 +185,8 @@ impl Hub<'_> {
 
     fn seal(&mut self) {
         let spare = self.workers.spare.pop().unwrap_or_default();
-        let batch = std::mem::replace(&mut self.open, spare);
-        self.open_since = None;
+        let batch = std::mem::replace(&mut self.intake.open, spare);
+        self.intake.open_since = None;
         if batch.offsets.is_empty() {
             return;
         }
@@ -197,7 +194,7 @@ impl Hub<'_> {
         self.records_under_way += batch.offsets.len() as u64;
         self.counters.consumed.add(batch.offsets.len() as u64);
         for ground in &batch.ground {
-            self.ledger.take(&[ground.span]);
+            self.intake.ledger.take(&[ground.span]);
         }
         self.workers.batches.send(batch).expect("workers live as long as the hub");
     }
@@ -225,7 +222,7 @@ impl Hub<'_> {
     }
 
     fn partitions(&self) -> Vec<Partition> {
-        self.assigned.keys().cloned().collect()
+        self.intake.assigned.keys().cloned().collect()
     }
 
     fn take_receipts(&mut self) -> Result<(), Error> {
@@ -240,10 +237,9 @@ impl Hub<'_> {
         self.busy_since = None;
         self.under_way -= 1;
         self.records_under_way -= batch.offsets.len() as u64;
-        // A batch that was given up at a stop is consumed again by who has the partition next.
         if settled? {
             let spans: Vec<Span> = batch.ground.iter().map(|ground| ground.span).collect();
-            self.ledger.settle(&spans);
+            self.intake.ledger.settle(&spans);
         }
         if commit_now {
             self.commit(CommitMode::Async, |_| true);
@@ -257,17 +253,28 @@ impl Hub<'_> {
         let now = Instant::now();
         if now >= self.commit_due {
             self.commit_due = now + COMMIT_INTERVAL;
+            if self.consumer.take_commit_failed() {
+                let sources = self.intake.sources.values_mut();
+                sources.for_each(|source| source.committed = source.start);
+            }
             self.commit(CommitMode::Async, |_| true);
         }
     }
 
-    /// Commits the settled prefix of each wanted source that has moved.
+    /// Commits the settled prefix of each wanted source that has moved. The last word before a
+    /// partition goes, which waits for its answer, repeats what an earlier commit may have failed
+    /// to say.
     fn commit(&mut self, mode: CommitMode, is_wanted: impl Fn(&Partition) -> bool) {
         let mut offsets = Vec::new();
-        for (id, source) in &mut self.sources {
-            let settled = self.ledger.settled(*id).expect("open while it is assigned");
+        let Intake { sources, ledger, .. } = &mut self.intake;
+        for (id, source) in sources {
+            let settled = ledger.settled(*id).expect("open while it is assigned");
             let partition = (source.topic.to_string(), source.partition);
-            if settled > source.committed && is_wanted(&partition) {
+            let said = match mode {
+                CommitMode::Sync => source.start,
+                CommitMode::Async => source.committed,
+            };
+            if settled > said && is_wanted(&partition) {
                 source.committed = settled;
                 offsets.push((partition, settled));
             }
@@ -285,7 +292,8 @@ impl Hub<'_> {
                 if self.paused {
                     self.consumer.pause(&partitions);
                 }
-                self.assigned.extend(partitions.into_iter().map(|partition| (partition, None)));
+                let partitions = partitions.into_iter().map(|partition| (partition, None));
+                self.intake.assigned.extend(partitions);
             }
             Rebalance::Revoke { partitions, lost } => {
                 let how = if lost { "lost" } else { "revoked" };
@@ -294,26 +302,11 @@ impl Hub<'_> {
                     self.drain(Instant::now() + self.config.shutdown_timeout)?;
                     self.commit(CommitMode::Sync, |partition| partitions.contains(partition));
                 }
-                self.forget(&partitions);
+                self.intake.forget(&partitions);
                 self.consumer.unassign(&partitions);
             }
         }
         Ok(())
-    }
-
-    /// Ends the assignment: receipts that still come for it move nothing.
-    fn forget(&mut self, partitions: &[Partition]) {
-        self.last = None;
-        for partition in partitions {
-            if let Some(Some(source)) = self.assigned.remove(partition) {
-                self.sources.remove(&source);
-                self.ledger.close(source);
-                self.open.remove(source);
-            }
-        }
-        if self.open.offsets.is_empty() {
-            self.open_since = None;
-        }
     }
 
     /// Hands over the open batch and waits until nothing is under way, or the deadline.
@@ -332,13 +325,15 @@ impl Hub<'_> {
         }
     }
 
-    fn drain_and_commit(mut self) -> Result<(), Error> {
-        let drained = self.drain(Instant::now() + self.config.shutdown_timeout);
+    /// Commits what is settled; unless the walk has failed, waits for what is under way before.
+    fn drain_and_commit(mut self, walked: Result<(), Error>) -> Result<(), Error> {
+        let deadline = Instant::now() + self.config.shutdown_timeout;
+        let ended = walked.and_then(|()| self.drain(deadline));
         self.workers.give_up();
         self.commit(CommitMode::Sync, |_| true);
-        let n_records = self.records_under_way;
-        log::info!("index stopped: {}", self.counters);
-        drained?;
+        let n_records = self.records_under_way + self.intake.open.offsets.len() as u64;
+        log::info!("index stopped: {} under_way={}", self.counters, self.records_under_way);
+        ended?;
         if n_records > 0 {
             return Err(Error::Unfinished { n_records });
         }
@@ -346,32 +341,79 @@ impl Hub<'_> {
     }
 }
 
-/// Returns the source of a message's partition; the first message opens it.
-fn source_of(
-    message: &BorrowedMessage<'_>,
-    last: Option<SourceId>,
-    assigned: &mut HashMap<Partition, Option<SourceId>>,
-    sources: &mut HashMap<SourceId, Source>,
-    ledger: &mut Ledger,
-    next_source: &mut u32,
-) -> SourceId {
-    if let Some(id) = last {
-        let source = &sources[&id];
-        if source.partition == message.partition() && *source.topic == *message.topic() {
-            return id;
+impl Intake {
+    /// Puts a message into the open batch.
+    fn take(&mut self, message: &BorrowedMessage<'_>) {
+        let Some(id) = self.source_of(message) else {
+            return;
+        };
+        self.last = Some(id);
+        let source = self.sources.get_mut(&id).expect("found or made above");
+        self.open.push(message, id, source, &mut self.scratch);
+        self.open_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Returns the source of a message's partition; the first message opens it. `None` for a
+    /// partition that is not this member's any more: its owner reads the message.
+    fn source_of(&mut self, message: &BorrowedMessage<'_>) -> Option<SourceId> {
+        let offset = message.offset() as u64;
+        if let Some(id) = self.last {
+            let source = &self.sources[&id];
+            let is_same =
+                source.partition == message.partition() && *source.topic == *message.topic();
+            if is_same && offset >= source.taken {
+                return Some(id);
+            }
+        }
+        let partition = (message.topic().to_owned(), message.partition());
+        let known = *self.assigned.get(&partition)?;
+        if let Some(id) = known {
+            let taken = self.sources[&id].taken;
+            if offset >= taken {
+                return Some(id);
+            }
+            log::warn!(
+                "offsets of {}-{} went back from {taken} to {offset}: the topic was truncated or \
+                 made anew",
+                partition.0,
+                partition.1
+            );
+            self.close(id);
+        }
+        let id = SourceId(self.next_source);
+        self.next_source += 1;
+        self.ledger.open(id, offset);
+        let topic = partition.0.as_str().into();
+        let source = Source {
+            topic,
+            partition: partition.1,
+            start: offset,
+            taken: offset,
+            committed: offset,
+        };
+        self.sources.insert(id, source);
+        self.assigned.insert(partition, Some(id));
+        Some(id)
+    }
+
+    /// Ends assignments: receipts that still come for them move nothing.
+    fn forget(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            if let Some(Some(id)) = self.assigned.remove(partition) {
+                self.close(id);
+            }
         }
     }
-    let known = assigned.entry((message.topic().to_owned(), message.partition())).or_default();
-    *known.get_or_insert_with(|| {
-        let id = SourceId(*next_source);
-        *next_source += 1;
-        let offset = message.offset() as u64;
-        ledger.open(id, offset);
-        let topic = message.topic().into();
-        let partition = message.partition();
-        sources.insert(id, Source { topic, partition, taken: offset, committed: offset });
-        id
-    })
+
+    fn close(&mut self, id: SourceId) {
+        self.last = None;
+        self.sources.remove(&id);
+        self.ledger.close(id);
+        self.open.remove(id);
+        if self.open.offsets.is_empty() {
+            self.open_since = None;
+        }
+    }
 }
 
 impl IndexBatch {

@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "shipper: {error}");
+            let text: String = error.to_string().lines().map(plain).collect::<Vec<_>>().join("\n");
+            let _ = writeln!(std::io::stderr(), "shipper: {text}");
             ExitCode::from(error.exit_code())
         }
     }
@@ -79,20 +80,21 @@ fn start_log(config: &Config) {
     env_logger::Builder::from_env(filter)
         .format(|out, record| {
             let time = out.timestamp_seconds();
-            // File names and answers of servers are data: no byte of them reaches a terminal.
-            let message = record.args().to_string();
-            let message: String = message.chars().flat_map(visible).collect();
-            writeln!(out, "{time} {:<5} {message}", record.level())
+            writeln!(out, "{time} {:<5} {}", record.level(), plain(&record.args().to_string()))
         })
         .init();
     log::info!("shipper {}", env!("CARGO_PKG_VERSION"));
     check::summary(config).lines().for_each(|line| log::info!("config: {line}"));
 }
 
-fn visible(char: char) -> impl Iterator<Item = char> {
-    let escape = char.is_control().then(|| char.escape_default());
-    let plain = escape.is_none().then_some(char);
-    escape.into_iter().flatten().chain(plain)
+/// File names and answers of servers are data: no control character of them reaches a terminal.
+fn plain(text: &str) -> String {
+    let visible = |char: char| {
+        let escape = char.is_control().then(|| char.escape_default());
+        let plain = escape.is_none().then_some(char);
+        escape.into_iter().flatten().chain(plain)
+    };
+    text.chars().flat_map(visible).collect()
 }
 
 /// Gives a message at the first SIGTERM or SIGINT; the second ends the process at once, which

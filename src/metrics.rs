@@ -137,6 +137,8 @@ impl IndexCounters {
     /// Returns how many records have come to their end: all that were consumed, once nothing is
     /// under way.
     pub fn n_ended(&self) -> u64 {
+        // Read first: it grows with, and never before, the others.
+        let also = self.error_topic_also.get();
         let ends = [
             &self.indexed,
             &self.duplicates,
@@ -148,7 +150,7 @@ impl IndexCounters {
             &self.dropped,
             &self.given_up,
         ];
-        ends.iter().map(|counter| counter.get()).sum::<u64>() - self.error_topic_also.get()
+        ends.iter().map(|counter| counter.get()).sum::<u64>() - also
     }
 }
 

@@ -1,6 +1,6 @@
 //! Records that no broker would take: a file in the state directory.
 
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,20 @@ pub struct RejectedFile {
 }
 
 impl RejectedFile {
-    /// Names the file; it is made with the first record.
+    /// Names the file.
     pub fn new(folder: &Path) -> RejectedFile {
         RejectedFile { path: folder.join("rejected.ndjson") }
+    }
+
+    /// Makes the folder, and sees that the file can be written, before a record depends on it.
+    ///
+    /// Errors: [`Error::State`].
+    pub fn prepare(&self) -> Result<(), Error> {
+        let folder = self.path.parent().expect("named inside a folder");
+        let failed = |source| Error::State { attempt: "make", path: folder.into(), source };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let opened = self.open().and_then(|_| File::open(folder)?.sync_all());
+        opened.map_err(|source| Error::State { attempt: "open", path: self.path.clone(), source })
     }
 
     /// Appends the rejected records of a receipt; when this returns they survive a power cut.
@@ -63,9 +74,18 @@ impl RejectedFile {
             serde_json::to_writer(&mut lines, &line)?;
             lines.push(b'\n');
         }
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
-        file.write_all(&lines)?;
-        file.sync_all()
+        let mut file = self.open()?;
+        let len = file.metadata()?.len();
+        let written = file.write_all(&lines).and_then(|()| file.sync_all());
+        if written.is_err() {
+            // Half a line would spoil the next one; that it stays is no reason for another error.
+            let _ = file.set_len(len);
+        }
+        written
+    }
+
+    fn open(&self) -> io::Result<File> {
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)
     }
 }
 

@@ -65,6 +65,7 @@ const SCAN_PAUSE: Duration = Duration::from_millis(20);
 /// `tail.shutdown_timeout`. The registry is saved in either case.
 pub fn run(config: &Config, counters: &TailCounters, stop: &Receiver<()>) -> Result<(), Error> {
     let (registry, entries) = Registry::open(&config.state_dir, &config.host)?;
+    RejectedFile::new(&config.state_dir).prepare()?;
     let producer = Producer::start(&config.kafka, config.batch.compression)?;
     let mut hub = Hub::new(config, counters, producer, registry.into_saver()?, entries);
     hub.first_scan();

@@ -49,6 +49,10 @@ const BEHIND_MAX: u64 = 2_000;
 /// No progress for this long is a failure.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The defaults of an `[[input]]`, which the demo's configuration leaves as they are.
+const LINE_BYTES_MAX: usize = 256 << 10;
+const EVENT_BYTES_MAX: usize = 512 << 10;
+
 /// Runs the demo; the counts must reconcile.
 ///
 /// Errors: [`Error::Start`] for a temporary folder or file, [`Error::Kafka`] where counts do not
@@ -56,7 +60,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn run(args: &DemoArgs) -> Result<(), Error> {
     let folder = std::env::temp_dir().join(format!("shipper-demo-{}", std::process::id()));
     let logs = folder.join("logs");
-    fs::create_dir_all(&logs).map_err(|source| failed("make a temporary folder", source))?;
+    // Not one that is there already: it would be another's, and is removed in the end.
+    let made = fs::create_dir(&folder).and_then(|()| fs::create_dir(&logs));
+    made.map_err(|source| failed("make a temporary folder", source))?;
     let result = Demo::start(&folder).and_then(|demo| demo.show(args, &logs));
     if args.keep {
         println!("\nKept: {}", folder.display());
@@ -177,29 +183,32 @@ impl Demo {
                 .open(logs.join(format!("{number:03}-{name}.log")))
                 .map_err(context)?;
             let mut from = File::open(path).map_err(context)?;
-            let (mut counter, mut piece) = (EventCounter::default(), vec![0; COPY_BYTES]);
+            let (mut counter, mut piece, mut held) =
+                (EventCounter::default(), vec![0; COPY_BYTES], Vec::new());
             loop {
                 let n = from.read(&mut piece).map_err(context)?;
-                if n == 0 {
-                    break;
-                }
-                if written.bytes + n as u64 > COPY_BYTES_MAX {
+                if written.bytes + (held.len() + n) as u64 > COPY_BYTES_MAX {
                     self.screen.say(&format!(
                         "{}: the rest is left out, the demo ships {COPY_BYTES_MAX} bytes at most",
                         path.display()
                     ));
                     break;
                 }
-                to.write_all(&piece[..n]).map_err(context)?;
-                written.add(&piece[..n]);
-                counter.add(&piece[..n]);
+                held.extend_from_slice(&piece[..n]);
+                if n == 0 && !held.is_empty() && !held.ends_with(b"\n") {
+                    // A last line without its end would wait for more until the file is rotated.
+                    held.push(b'\n');
+                }
+                // Whole events only: one in two halves, with a wait between, would become two.
+                let len = if n == 0 { held.len() } else { last_event_start(&held) };
+                to.write_all(&held[..len]).map_err(context)?;
+                written.add(&held[..len]);
+                counter.add(&held[..len]);
+                held.drain(..len);
                 self.keep_up()?;
-            }
-            // A last line without its end would wait for more until the file is rotated.
-            if counter.is_in_line() {
-                to.write_all(b"\n").map_err(context)?;
-                written.add(b"\n");
-                counter.add(b"\n");
+                if n == 0 {
+                    break;
+                }
             }
             written.events += counter.n_events;
         }
@@ -212,9 +221,10 @@ impl Demo {
     }
 
     fn wait_until_shipped(&mut self, written: &Written) -> Result<(), Error> {
-        let n_events = written.events;
+        let n_bytes = written.bytes;
         self.wait_while(|demo| {
-            demo.tail.records_acked.get() < n_events || demo.index.n_ended() < n_events
+            let (tail, index) = (&demo.tail, &demo.index);
+            tail.bytes_acked.get() < n_bytes || index.n_ended() < tail.records_acked.get()
         })
     }
 
@@ -340,26 +350,33 @@ impl Written {
 #[derive(Debug, Default)]
 struct EventCounter {
     n_events: u64,
-    line: Vec<u8>,
+    /// Bytes of the event so far, line ends included.
+    event_len: usize,
+    /// The last line was longer than may be, which ends its event.
+    was_cut: bool,
 }
 
 impl EventCounter {
-    fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            if byte != b'\n' {
-                self.line.push(byte);
-                continue;
-            }
-            if self.n_events == 0 || starts_with_timestamp(&self.line) {
+    /// Counts the events in some whole lines.
+    fn add(&mut self, lines: &[u8]) {
+        for line in lines.split_inclusive(|&byte| byte == b'\n') {
+            let content = line.strip_suffix(b"\n").unwrap_or(line);
+            let content = content.strip_suffix(b"\r").unwrap_or(content);
+            let is_too_long = self.event_len + content.len() > EVENT_BYTES_MAX;
+            if self.n_events == 0 || self.was_cut || is_too_long || starts_with_timestamp(line) {
                 self.n_events += 1;
+                self.event_len = 0;
             }
-            self.line.clear();
+            self.event_len += line.len();
+            self.was_cut = content.len() > LINE_BYTES_MAX;
         }
     }
+}
 
-    fn is_in_line(&self) -> bool {
-        !self.line.is_empty()
-    }
+/// Returns where the last event in some bytes begins.
+fn last_event_start(bytes: &[u8]) -> usize {
+    let starts = memchr::memrchr_iter(b'\n', bytes).map(|newline| newline + 1);
+    starts.into_iter().find(|start| starts_with_timestamp(&bytes[*start..])).unwrap_or(0)
 }
 
 /// What a person sees meanwhile: one line that changes on a terminal, nothing in a pipe.

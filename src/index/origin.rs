@@ -109,7 +109,8 @@ impl<'a> Origin<'a> {
     /// and also if the shipper sent the event twice.
     ///
     /// It is `{hash of host and file id}-{byte offset}`, the hash in 16 hexadecimal digits,
-    /// where the headers know these; else `{topic}-{partition}-{offset}`. Both are ASCII without
+    /// where the headers know these; else `{topic}-{partition}-{offset}-{timestamp}`: a topic that
+    /// is made anew begins with offset 0 again, but not in the past. Both are ASCII without
     /// anything that JSON would escape, for a topic's name has nothing of the kind.
     pub fn write_id(&self, out: &mut Vec<u8>) {
         let (Some(host), Some(file_id), Some(byte_offset)) =
@@ -120,6 +121,8 @@ impl<'a> Origin<'a> {
             write_number(out, u64::from(self.partition.unsigned_abs())); // never negative
             out.push(b'-');
             write_number(out, self.offset.unsigned_abs()); // never negative
+            out.push(b'-');
+            write_number(out, self.timestamp_ms.unsigned_abs());
             return;
         };
         let hash = fnv_1a(fnv_1a(fnv_1a(FNV_BASIS, host.as_bytes()), &[0]), file_id);
@@ -193,7 +196,7 @@ mod tests {
             &[host, file_id, ("offset", b"-1")],
             &[host, file_id, ("offset", b"\xff")],
         ] {
-            assert_eq!(id(incomplete), "broker-logs-3-42");
+            assert_eq!(id(incomplete), "broker-logs-3-42-0");
         }
     }
 

@@ -7,10 +7,10 @@
 //! Offsets are committed by the hub alone: the settled prefix of each partition, never what was
 //! merely polled.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{
@@ -49,6 +49,8 @@ pub enum Polled<'a> {
     Rebalance(Rebalance),
     /// Nothing in this time, or something that needs no act.
     Nothing,
+    /// No message will come any more, for this reason.
+    Fatal(String),
 }
 
 /// A member of a consumer group.
@@ -58,20 +60,38 @@ pub struct Consumer {
 
 #[derive(Default)]
 struct Context {
+    /// Which topics, and as which group: what a complaint is about.
+    about: String,
     rebalances: Mutex<VecDeque<Rebalance>>,
+    /// A commit was refused or lost; the offsets it held are to be committed again.
+    commit_failed: AtomicBool,
     /// The consumer is being dropped: nobody asks for rebalances any more.
     is_leaving: AtomicBool,
-    /// The last complaint, so that each is logged once until it changes.
-    complaint: Mutex<String>,
+    /// What was complained of, and when: each is logged once, and again while it lasts.
+    complaints: Mutex<HashMap<String, Instant>>,
+    has_complaints: AtomicBool,
 }
 
+/// How often a complaint is logged while its cause lasts.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(600);
+
 impl ClientContext for Context {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log::debug!("librdkafka: {facility}: {message}");
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // FAIL and ERROR come as errors too.
+        if level as i32 > RDKafkaLogLevel::Warning as i32 || matches!(facility, "FAIL" | "ERROR") {
+            log::debug!("librdkafka: {facility}: {message}");
+        } else if facility == "OFFSET" {
+            // The only sign that retention took records before they were read.
+            log::warn!("consumer: {message}");
+        } else {
+            self.complain(facility, message);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.complain(&format!("{error}: {reason}"));
+        // A reason begins with the broker it is about, and goes on with changing counts.
+        let broker = reason.split(": ").next().unwrap_or_default();
+        self.complain(&format!("{:?} {broker}", error.rdkafka_error_code()), reason);
     }
 }
 
@@ -102,7 +122,10 @@ impl ConsumerContext for Context {
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
         match result {
             Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
-            Err(error) => self.complain(&format!("cannot commit offsets: {error}")),
+            Err(error) => {
+                self.commit_failed.store(true, Ordering::Relaxed);
+                self.complain("commit", &format!("cannot commit offsets, tried again: {error}"));
+            }
         }
     }
 }
@@ -110,15 +133,26 @@ impl ConsumerContext for Context {
 impl Context {
     fn log_failure(&self, attempt: &str, result: KafkaResult<()>) {
         if let Err(error) = result {
-            self.complain(&format!("cannot {attempt}: {error}"));
+            self.complain(attempt, &format!("cannot {attempt}: {error}"));
         }
     }
 
-    fn complain(&self, text: &str) {
-        let mut last = self.complaint.lock().expect("no holder panics");
-        if *last != text {
-            log::warn!("consumer: {text}");
-            text.clone_into(&mut last);
+    /// Logs what is wrong, once for each kind until messages come again.
+    fn complain(&self, kind: &str, text: &str) {
+        let mut complaints = self.complaints.lock().expect("no holder panics");
+        let now = Instant::now();
+        let is_news = complaints.get(kind).is_none_or(|at| now - *at > COMPLAINT_INTERVAL);
+        if is_news {
+            complaints.insert(kind.to_owned(), now);
+            self.has_complaints.store(true, Ordering::Relaxed);
+            log::warn!("consumer of {}: {text}", self.about);
+        }
+    }
+
+    fn recovered(&self) {
+        if self.has_complaints.swap(false, Ordering::Relaxed) {
+            self.complaints.lock().expect("no holder panics").clear();
+            log::info!("consumer of {}: messages come again", self.about);
         }
     }
 }
@@ -157,8 +191,9 @@ impl Consumer {
         }
         let failed =
             |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
-        let inner: BaseConsumer<Context> =
-            config.create_with_context(Context::default()).map_err(failed)?;
+        let about = format!("{} as group {}", index.topics.join(", "), index.group_id);
+        let context = Context { about, ..Context::default() };
+        let inner: BaseConsumer<Context> = config.create_with_context(context).map_err(failed)?;
         let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();
         inner.subscribe(&topics).map_err(failed)?;
         Ok(Consumer { inner })
@@ -171,13 +206,10 @@ impl Consumer {
         }
         match self.inner.poll(timeout) {
             Some(Ok(message)) => {
-                self.recovered();
+                self.inner.context().recovered();
                 Polled::Message(message)
             }
-            Some(Err(error)) => {
-                self.inner.context().complain(&error.to_string());
-                Polled::Nothing
-            }
+            Some(Err(error)) => self.on_error(&error),
             None => self.next_rebalance().map_or(Polled::Nothing, Polled::Rebalance),
         }
     }
@@ -186,12 +218,33 @@ impl Consumer {
         self.inner.context().rebalances.lock().expect("no holder panics").pop_front()
     }
 
-    fn recovered(&self) {
-        let mut last = self.inner.context().complaint.lock().expect("no holder panics");
-        if !last.is_empty() {
-            log::info!("consumer: messages come again");
-            last.clear();
-        }
+    fn on_error(&self, error: &KafkaError) -> Polled<'_> {
+        use RDKafkaErrorCode::{
+            AllBrokersDown, BrokerTransportFailure, Fatal, Resolve, TopicAuthorizationFailed,
+            UnknownTopicOrPartition,
+        };
+        let code = error.rdkafka_error_code();
+        let what_to_do = match code {
+            // The error callback has said it, with the broker's name.
+            Some(BrokerTransportFailure | AllBrokersDown | Resolve) => return Polled::Nothing,
+            Some(Fatal) => {
+                let why = self.inner.client().fatal_error();
+                let why = why.map_or_else(|| error.to_string(), |(_, why)| why);
+                return Polled::Fatal(format!("the group has thrown this member out: {why}"));
+            }
+            Some(UnknownTopicOrPartition) => {
+                "; a topic does not exist: create it, it is waited for"
+            }
+            Some(TopicAuthorizationFailed) => "; grant READ on the topics",
+            _ => "",
+        };
+        self.inner.context().complain(&format!("{code:?}"), &format!("{error}{what_to_do}"));
+        Polled::Nothing
+    }
+
+    /// Tells, once, that a commit has failed since the last call.
+    pub fn take_commit_failed(&self) -> bool {
+        self.inner.context().commit_failed.swap(false, Ordering::Relaxed)
     }
 
     /// Begins to fetch added partitions from their committed offsets.
@@ -219,8 +272,8 @@ impl Consumer {
         self.log_failure("resume partitions", self.inner.resume(&list(partitions)));
     }
 
-    /// Commits offsets, each the next one to be read; failures are logged, for the next commit
-    /// covers them.
+    /// Commits offsets, each the next one to be read. A failure is logged, and told by
+    /// [`Consumer::take_commit_failed`].
     pub fn commit(&self, offsets: &[(Partition, u64)], mode: CommitMode) {
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for ((topic, partition), offset) in offsets {
