@@ -139,6 +139,9 @@ impl Context {
 
     /// Logs what is wrong, once for each kind until messages come again.
     fn complain(&self, kind: &str, text: &str) {
+        if self.is_leaving.load(Ordering::Relaxed) {
+            return;
+        }
         let mut complaints = self.complaints.lock().expect("no holder panics");
         let now = Instant::now();
         let is_news = complaints.get(kind).is_none_or(|at| now - *at > COMPLAINT_INTERVAL);
