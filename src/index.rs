@@ -50,6 +50,10 @@ use worker::{Ground, IndexBatch, IndexReceipt, Worker};
 /// the coordinator, and what a crash repeats is known to Elasticsearch by its ids.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often also what has not moved is committed: an earlier commit may have failed untold, and
+/// with no further records nothing else would say it.
+const COMMIT_AGAIN_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Longest time without a look at the consumer while all workers are busy. Pausing costs a new
 /// fetch of what librdkafka had buffered, so it is not done for a short wait.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
@@ -82,6 +86,7 @@ pub fn run(
         paused: false,
         busy_since: None,
         commit_due: Instant::now(),
+        commit_again_due: Instant::now() + COMMIT_AGAIN_INTERVAL,
     };
     let walked = hub.walk(stop);
     hub.drain_and_commit(walked)
@@ -98,6 +103,7 @@ struct Hub<'a> {
     paused: bool,
     busy_since: Option<Instant>,
     commit_due: Instant,
+    commit_again_due: Instant,
 }
 
 /// What comes in, and how far each partition is done.
@@ -253,7 +259,8 @@ impl Hub<'_> {
         let now = Instant::now();
         if now >= self.commit_due {
             self.commit_due = now + COMMIT_INTERVAL;
-            if self.consumer.take_commit_failed() {
+            if now >= self.commit_again_due {
+                self.commit_again_due = now + COMMIT_AGAIN_INTERVAL;
                 let sources = self.intake.sources.values_mut();
                 sources.for_each(|source| source.committed = source.start);
             }

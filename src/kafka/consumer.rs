@@ -63,8 +63,6 @@ struct Context {
     /// Which topics, and as which group: what a complaint is about.
     about: String,
     rebalances: Mutex<VecDeque<Rebalance>>,
-    /// A commit was refused or lost; the offsets it held are to be committed again.
-    commit_failed: AtomicBool,
     /// The consumer is being dropped: nobody asks for rebalances any more.
     is_leaving: AtomicBool,
     /// What was complained of, and when: each is logged once, and again while it lasts.
@@ -117,16 +115,6 @@ impl ConsumerContext for Context {
             _ => Rebalance::Revoke { partitions, lost: consumer.assignment_lost() },
         };
         self.rebalances.lock().expect("no holder panics").push_back(rebalance);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        match result {
-            Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
-            Err(error) => {
-                self.commit_failed.store(true, Ordering::Relaxed);
-                self.complain("commit", &format!("cannot commit offsets, tried again: {error}"));
-            }
-        }
     }
 }
 
@@ -245,11 +233,6 @@ impl Consumer {
         Polled::Nothing
     }
 
-    /// Tells, once, that a commit has failed since the last call.
-    pub fn take_commit_failed(&self) -> bool {
-        self.inner.context().commit_failed.swap(false, Ordering::Relaxed)
-    }
-
     /// Begins to fetch added partitions from their committed offsets.
     pub fn assign(&self, partitions: &[Partition]) {
         let list = list(partitions);
@@ -275,8 +258,10 @@ impl Consumer {
         self.log_failure("resume partitions", self.inner.resume(&list(partitions)));
     }
 
-    /// Commits offsets, each the next one to be read. A failure is logged, and told by
-    /// [`Consumer::take_commit_failed`].
+    /// Commits offsets, each the next one to be read.
+    ///
+    /// A failure is logged, and of an asynchronous commit not even told: librdkafka reports it to
+    /// a callback only, which rdkafka 0.39 does not set. Commit again.
     pub fn commit(&self, offsets: &[(Partition, u64)], mode: CommitMode) {
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for ((topic, partition), offset) in offsets {
