@@ -24,7 +24,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -33,7 +33,7 @@ use crate::batch::Batch;
 use crate::config::{Config, InputConfig, StartAt};
 use crate::error::Error;
 use crate::kafka::producer::{Delivery, Producer, Receipt};
-use crate::kafka::record_batch::{RecordArena, partition_for};
+use crate::kafka::record_batch::{RecordArena, now_ms, partition_for};
 use crate::ledger::Ledger;
 use crate::metrics::TailCounters;
 use crate::record::{BatchId, SourceId, Span};
@@ -358,7 +358,7 @@ impl<'a> Hub<'a> {
     fn turn(&mut self, life: &mut Life) -> io::Result<Turn> {
         let input = Arc::clone(&self.streams[life.stream].input);
         let now = Instant::now();
-        let timestamp_ms = unix_ms();
+        let timestamp_ms = now_ms();
         let mut n_read = 0;
         // A file that was overwritten while much of it was unread may be longer again than what
         // was read: the bytes that follow are another file's.
@@ -1439,8 +1439,4 @@ impl OpenBatch {
             None => self.spans.push(Span::new(source, start, end)),
         }
     }
-}
-
-fn unix_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
@@ -15,7 +15,9 @@ use crate::batch::Batch;
 use crate::config::{Config, IndexConfig};
 use crate::error::Error;
 use crate::kafka::producer::{Delivery, Producer};
-use crate::kafka::record_batch::{Headers, RecordArena, RecordRef, partition_for, put_header};
+use crate::kafka::record_batch::{
+    Headers, RecordArena, RecordRef, now_ms, partition_for, put_header,
+};
 use crate::metrics::IndexCounters;
 use crate::record::{BatchId, Span};
 use crate::rejected::RejectedFile;
@@ -415,7 +417,7 @@ impl Worker {
         added: impl Iterator<Item = (usize, Vec<(String, String)>)>,
     ) -> Result<Sent, Stop> {
         let n_partitions = self.n_partitions(topic)?;
-        let now_ms = unix_ms();
+        let now_ms = now_ms();
         let (mut sent, mut n_records) = (Sent::default(), 0);
         let mut open: HashMap<i32, RecordArena> = HashMap::new();
         let mut encoded = Vec::new();
@@ -532,8 +534,4 @@ fn wait(given_up: &AtomicBool, time: Duration) -> Result<(), Stop> {
         left -= slice;
     }
     Ok(())
-}
-
-fn unix_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
 }

@@ -21,6 +21,7 @@
 //! the arena's own buffer and nothing is copied.
 
 use std::io::{Cursor, Read, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::{Compress, FlushCompress, Status};
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
@@ -212,6 +213,12 @@ pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
         out.extend_from_slice(&len[..len_len]);
         out.extend_from_slice(bytes);
     }
+}
+
+/// Returns the time of now for a record: milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    let age = SystemTime::now().duration_since(UNIX_EPOCH);
+    age.map_or(0, |age| age.as_millis() as i64)
 }
 
 /// A RecordBatch, ready to be sent once it is stamped.

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -47,6 +47,7 @@ pub fn shipper_binary() -> PathBuf {
 pub struct Shipper {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Shipper {
@@ -66,12 +67,12 @@ impl Shipper {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let sink = Arc::clone(&log);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 sink.lock().expect("not poisoned").push(line);
             }
         });
-        Shipper { child, log }
+        Shipper { child, log, reader: Some(reader) }
     }
 
     pub fn pid(&self) -> u32 {
@@ -120,8 +121,10 @@ impl Shipper {
             || child.try_wait().expect("waited for"),
             || log.lock().expect("not poisoned").join("\n"),
         );
-        // The last lines may still be on their way through the pipe.
-        thread::sleep(Duration::from_millis(20));
+        if let Some(reader) = self.reader.take() {
+            // The last lines may still be on their way through the pipe.
+            reader.join().expect("the reader does not panic");
+        }
         status
     }
 
