@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
 use serde_json::json;
 
 use crate::error::Error;
@@ -22,15 +23,15 @@ impl RejectedFile {
         RejectedFile { path: folder.join("rejected.ndjson") }
     }
 
-    /// Makes the folder, and sees that the file can be written, before a record depends on it.
+    /// Makes the folder, and sees that files can be made in it, before a record depends on it.
     ///
     /// Errors: [`Error::State`].
     pub fn prepare(&self) -> Result<(), Error> {
         let folder = self.path.parent().expect("named inside a folder");
-        let failed = |source| Error::State { attempt: "make", path: folder.into(), source };
-        fs::create_dir_all(folder).map_err(failed)?;
-        let opened = self.open().and_then(|_| File::open(folder)?.sync_all());
-        opened.map_err(|source| Error::State { attempt: "open", path: self.path.clone(), source })
+        let failed = |attempt| move |source| Error::State { attempt, path: folder.into(), source };
+        fs::create_dir_all(folder).map_err(failed("make"))?;
+        let writable = rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK);
+        writable.map_err(io::Error::from).map_err(failed("write into"))
     }
 
     /// Appends the rejected records of a receipt; when this returns they survive a power cut.
@@ -77,6 +78,10 @@ impl RejectedFile {
         let mut file = self.open()?;
         let len = file.metadata()?.len();
         let written = file.write_all(&lines).and_then(|()| file.sync_all());
+        if len == 0 {
+            // It is new: its name must survive a power cut as well.
+            File::open(self.path.parent().expect("named inside a folder"))?.sync_all()?;
+        }
         if written.is_err() {
             // Half a line would spoil the next one; that it stays is no reason for another error.
             let _ = file.set_len(len);
