@@ -3,8 +3,8 @@
 //!
 //! Two walks share their nouns ([`record`]), their account of what is done ([`ledger`]) and their
 //! way to Kafka ([`kafka`]). One thread, the hub, owns all state of a walk; workers own only the
-//! batch in their hands. Batches go out over one bounded way, receipts come back over another, and
-//! no offset moves before its receipt is there.
+//! batch in their hands. Batches go out one way, as many as the hub allows, receipts come back
+//! another, and no offset moves before its receipt is there.
 //!
 //! **Walk 1, files to a topic** ([`tail`]): [`tail::discover`] finds the files that the
 //! configuration names and [`tail::fingerprint`] says which file each is, whatever its name.
@@ -19,7 +19,7 @@
 //! dead letters, [`index::archive`].
 //!
 //! [`config`] is what the operator may say, [`error`] what stops a walk, [`metrics`] what is
-//! counted, [`cli`] what a person types.
+//! counted, [`rejected`] where records go that no topic takes, [`cli`] what a person types.
 
 pub mod batch;
 pub mod cli;

@@ -3,8 +3,8 @@
 //! Counters are added to once per buffer or batch, never per line. They obey the conservation
 //! laws of the promise, which every end-to-end test asserts:
 //!
-//! - tail: `bytes_read = bytes_acked + bytes_dropped + bytes under way`, where bytes that were cut
-//!   off over-long lines belong to the ground of their event;
+//! - tail: `bytes_read = bytes_acked + bytes under way`, where bytes that were cut off over-long
+//!   lines, and records that lie in the state directory, belong to the ground of their event;
 //! - index: `consumed = indexed + duplicates + archived + archived_before + error_topic -
 //!   error_topic_also + dead_letter + rejected + dropped + given_up + records under way`.
 
@@ -58,6 +58,9 @@ pub struct TailCounters {
     pub bytes_acked: Counter,
     /// Records that the broker can never take; they lie in the state directory.
     pub records_rejected: Counter,
+    /// Of the acknowledged records, those that may stand in the topic twice, for the broker had
+    /// forgotten this producer when it was asked again.
+    pub records_maybe_repeated: Counter,
     /// Batches that the broker acknowledged.
     pub batches_acked: Counter,
 }
@@ -78,6 +81,7 @@ impl fmt::Display for TailCounters {
             ("records_acked", &self.records_acked),
             ("bytes_acked", &self.bytes_acked),
             ("records_rejected", &self.records_rejected),
+            ("records_maybe_repeated", &self.records_maybe_repeated),
             ("batches_acked", &self.batches_acked),
         ];
         write_counters(f, &counters)

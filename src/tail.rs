@@ -606,7 +606,11 @@ impl<'a> Hub<'a> {
         self.ledger.settle(&receipt.spans);
         self.dirty = true;
         self.counters.records_rejected.add(n_rejected);
-        self.counters.records_acked.add(u64::from(receipt.n_records) - n_rejected);
+        let n_acked = u64::from(receipt.n_records) - n_rejected;
+        self.counters.records_acked.add(n_acked);
+        if receipt.may_repeat {
+            self.counters.records_maybe_repeated.add(n_acked);
+        }
         self.counters.bytes_acked.add(receipt.spans.iter().map(|span| span.end - span.start).sum());
         self.counters.batches_acked.add(1);
         for span in &receipt.spans {
