@@ -399,7 +399,9 @@ fn a_minute_without_kafka_and_a_minute_without_elasticsearch_lose_nothing() {
     }
     let ends = ["indexed", "duplicates", "error_topic"].map(|name| counter(&index_stopped, name));
     assert_eq!(counter(&index_stopped, "consumed"), ends.iter().sum::<u64>());
-    assert_eq!(ends[0], outcomes.documents.count());
+    // A request that was carried out before the server died comes back as duplicates.
+    let n_documents = outcomes.documents.count();
+    assert!((ends[0]..=ends[0] + ends[1]).contains(&n_documents), "{n_documents} documents");
     // The process has lived on, and its producer is idempotent.
     assert_eq!(records.len(), n_events);
     // The group's session ends in a minute without a broker: what was under way is consumed again.
