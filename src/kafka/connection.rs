@@ -250,6 +250,12 @@ impl<T> Connection<T> {
         newest.expect("open refuses brokers without a common version")
     }
 
+    /// As [`Connection::version`] of a request that not every broker knows.
+    #[expect(dead_code, reason = "the resume will ask")]
+    pub(super) fn version_if_known(&self, api: Api) -> Option<i16> {
+        self.versions.newest(api)
+    }
+
     /// Requests not yet answered.
     pub(super) fn n_pending(&self) -> usize {
         self.pending.len()

@@ -1,4 +1,4 @@
-//! The four requests of a producer and their answers, as bytes.
+//! The five requests of a producer and their answers, as bytes.
 //!
 //! By hand rather than through `kafka-protocol`, for two reasons: its decoder reserves memory for
 //! whatever count an answer names, so that eight broken bytes abort the process, and its encoder
@@ -21,6 +21,8 @@ pub(super) enum Api {
     Metadata,
     ApiVersions,
     InitProducerId,
+    /// Kafka 2.8 or later; whoever asks it must do without, too.
+    DescribeProducers,
 }
 
 impl Api {
@@ -31,6 +33,7 @@ impl Api {
             Api::Metadata => 3,
             Api::ApiVersions => 18,
             Api::InitProducerId => 22,
+            Api::DescribeProducers => 61,
         }
     }
 
@@ -42,6 +45,7 @@ impl Api {
             Api::Metadata => 4..=13,
             Api::ApiVersions => 0..=3,
             Api::InitProducerId => 0..=5,
+            Api::DescribeProducers => 0..=0,
         }
     }
 
@@ -50,6 +54,7 @@ impl Api {
             Api::Produce | Api::Metadata => 9,
             Api::ApiVersions => 3,
             Api::InitProducerId => 2,
+            Api::DescribeProducers => 0,
         };
         version >= first
     }
@@ -435,6 +440,98 @@ pub(super) fn init_producer_id_answer(
     })
 }
 
+/// Asks the leader of a partition which producers it knows there. Needs Read on the topic.
+#[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
+pub(super) fn describe_producers_request(head: Head<'_>, topic: &str, partition: i32) -> Vec<u8> {
+    let mut writer = head.write(Api::DescribeProducers);
+    writer.len(1);
+    writer.string(Some(topic));
+    writer.len(1);
+    writer.put(&partition.to_be_bytes());
+    writer.no_tags();
+    writer.no_tags();
+    writer.finish()
+}
+
+/// The answer to DescribeProducers about one partition.
+#[derive(Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
+pub(super) struct ProducersAnswer<'a> {
+    pub(super) throttle_ms: i32,
+    pub(super) code: i16,
+    /// The broker's words.
+    pub(super) message: Option<&'a str>,
+    /// The array of producers, decoded once and known to be whole.
+    producers: &'a [u8],
+}
+
+impl ProducersAnswer<'_> {
+    /// Returns the epoch of a producer and the sequence number of the last record it has in the
+    /// partition, -1 where the broker knows of it but of no record. `None`: it does not know it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
+    pub(super) fn last_sequence(&self, producer_id: i64) -> Option<(i16, i32)> {
+        let mut found = None;
+        let mut reader = Reader::new(self.producers, true, PRODUCERS_ANSWER);
+        let producers = reader.array(|reader| {
+            let (id, epoch, last_sequence) = active_producer(reader)?;
+            if id == producer_id {
+                found = Some((epoch, last_sequence));
+            }
+            Ok(())
+        });
+        producers.expect("describe_producers_answer has decoded them");
+        found
+    }
+}
+
+const PRODUCERS_ANSWER: &str = "DescribeProducers answer";
+
+/// Errors: `Undecodable`, also where it is not about this partition alone.
+#[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
+pub(super) fn describe_producers_answer<'a>(
+    body: &'a [u8],
+    topic: &str,
+    partition: i32,
+) -> Result<ProducersAnswer<'a>, Error> {
+    let mut reader = Reader::new(body, true, PRODUCERS_ANSWER);
+    reader.tags()?;
+    let throttle_ms = reader.i32()?;
+    let mut answers = reader.array(|reader| {
+        let name = reader.string()?;
+        let partitions = reader.array(|reader| {
+            let is_asked = (name, reader.i32()?) == (Some(topic), partition);
+            let code = reader.i16()?;
+            let message = reader.string()?;
+            let before = reader.rest;
+            // Nothing is kept of them, whatever count the answer names.
+            reader.array(|reader| active_producer(reader).map(drop))?;
+            let producers = &before[..before.len() - reader.rest.len()];
+            reader.tags()?;
+            let answer = ProducersAnswer { throttle_ms, code, message, producers };
+            is_asked.then_some(answer).ok_or_else(|| reader.broken())
+        })?;
+        reader.tags()?;
+        Ok(partitions)
+    })?;
+    reader.tags()?;
+    match answers.as_mut_slice() {
+        [partitions] if partitions.len() == 1 => Ok(partitions.remove(0)),
+        _ => Err(reader.broken()),
+    }
+}
+
+/// Reads a producer: its id, epoch, and last sequence number.
+fn active_producer(reader: &mut Reader<'_>) -> Result<(i64, i16, i32), Error> {
+    let id = reader.i64()?;
+    let epoch = i16::try_from(reader.i32()?).map_err(|_| reader.broken())?;
+    let last_sequence = reader.i32()?;
+    let _last_timestamp = reader.i64()?;
+    let _coordinator_epoch = reader.i32()?;
+    let _transaction_start = reader.i64()?;
+    reader.tags()?;
+    Ok((id, epoch, last_sequence))
+}
+
 /// One batch of a Produce request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProduceItem<'a> {
@@ -562,6 +659,9 @@ mod tests {
     use super::*;
     use kafka_protocol::messages as theirs;
     use kafka_protocol::messages::api_versions_response::ApiVersion;
+    use kafka_protocol::messages::describe_producers_response::{
+        PartitionResponse, ProducerState, TopicResponse,
+    };
     use kafka_protocol::messages::metadata_response::{
         MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
     };
@@ -637,6 +737,7 @@ mod tests {
             assert_eq!(versions.newest(Api::Produce), Some(13));
             assert_eq!(versions.newest(Api::Metadata), None);
             assert_eq!(versions.newest(Api::InitProducerId), None);
+            assert_eq!(versions.newest(Api::DescribeProducers), None);
         }
     }
 
@@ -725,6 +826,84 @@ mod tests {
                 ProducerIdAnswer { throttle_ms: 5, code: 0, producer_id: 4711, epoch: 3 };
             assert_eq!(init_producer_id_answer(version, &bytes).unwrap(), expected);
         }
+    }
+
+    fn producer(id: i64, epoch: i32, last_sequence: i32) -> ProducerState {
+        ProducerState::default()
+            .with_producer_id(id.into())
+            .with_producer_epoch(epoch)
+            .with_last_sequence(last_sequence)
+            .with_last_timestamp(1 << 41)
+            .with_coordinator_epoch(-1)
+            .with_current_txn_start_offset(-1)
+    }
+
+    fn producers_answer(topic: &str, partitions: Vec<PartitionResponse>) -> Vec<u8> {
+        let topic = TopicResponse::default().with_name(string(topic).into());
+        let sent = theirs::DescribeProducersResponse::default()
+            .with_throttle_time_ms(5)
+            .with_topics(vec![topic.with_partitions(partitions)]);
+        answer(&sent, 0)
+    }
+
+    #[test]
+    fn describe_producers_is_understood_by_others() {
+        assert_eq!(Api::DescribeProducers.versions(), 0..=0);
+        let bytes = describe_producers_request(head(0), "a", 7);
+        let read: theirs::DescribeProducersRequest = request(Api::DescribeProducers, 0, &bytes);
+        let asked: Vec<_> =
+            read.topics.iter().map(|topic| (&*topic.name, &*topic.partition_indexes)).collect();
+        assert_eq!(asked, [(&string("a"), &[7][..])]);
+
+        let producers = vec![producer(4711, 3, i32::MAX), producer(4712, 0, -1)];
+        let partition =
+            PartitionResponse::default().with_partition_index(7).with_active_producers(producers);
+        let bytes = producers_answer("a", vec![partition]);
+        let read = describe_producers_answer(&bytes, "a", 7).unwrap();
+        assert_eq!((read.throttle_ms, read.code, read.message), (5, 0, None));
+        assert_eq!(read.last_sequence(4711), Some((3, i32::MAX)));
+        assert_eq!(read.last_sequence(4712), Some((0, -1)));
+        assert_eq!(read.last_sequence(4713), None);
+        check_shortened(&bytes, |bytes| {
+            let read = describe_producers_answer(bytes, "a", 7)?;
+            Ok(read.last_sequence(4711))
+        });
+    }
+
+    #[test]
+    fn a_refusal_to_describe_producers_is_understood() {
+        let partition = PartitionResponse::default()
+            .with_partition_index(7)
+            .with_error_code(29)
+            .with_error_message(Some(string("denied")));
+        let bytes = producers_answer("a", vec![partition]);
+        let read = describe_producers_answer(&bytes, "a", 7).unwrap();
+        assert_eq!((read.code, read.message), (29, Some("denied")));
+        assert_eq!(read.last_sequence(4711), None);
+    }
+
+    #[test]
+    fn an_answer_about_other_producers_than_those_asked_for_is_none() {
+        let partition = |index| PartitionResponse::default().with_partition_index(index);
+        for (topic, partitions) in [
+            ("b", vec![partition(7)]),
+            ("a", vec![partition(8)]),
+            ("a", vec![partition(7), partition(7)]),
+            ("a", vec![]),
+        ] {
+            let bytes = producers_answer(topic, partitions);
+            assert!(describe_producers_answer(&bytes, "a", 7).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_count_of_producers_that_are_not_there_is_no_answer() {
+        let partition = PartitionResponse::default().with_partition_index(7);
+        let mut bytes = producers_answer("a", vec![partition]);
+        // Behind the count, 1 for none, stand the tagged fields of three structs.
+        let count = bytes.len() - 4;
+        bytes.splice(count..=count, [0xff, 0xff, 0xff, 0xff, 0x0f]);
+        assert!(describe_producers_answer(&bytes, "a", 7).is_err());
     }
 
     #[test]

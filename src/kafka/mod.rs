@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! record_batch   an arena -> RecordBatch v2 bytes, compressed, checksummed
-//! messages       the four requests and their answers, as bytes
+//! messages       the five requests and their answers, as bytes
 //! connection     one TCP connection: framing, requests in flight
 //! cluster        brokers, topics, leaders
 //! verdict        what each error code means for a batch
