@@ -8,9 +8,10 @@
 //!
 //! **Walk 1, files to a topic** ([`tail`]): [`tail::discover`] finds the files that the
 //! configuration names and [`tail::fingerprint`] says which file each is, whatever its name.
-//! [`tail::lines`] finds lines in the bytes of a file, [`tail::multiline`] joins them to events,
-//! [`tail::encode`] writes each into the [`batch`] of its partition. [`kafka::producer`] delivers
-//! the batch, [`ledger`] moves the settled prefix of each file, [`tail::registry`] puts it on disk.
+//! [`tail::harvester`] reads its bytes, [`tail::lines`] finds lines in them, [`tail::multiline`]
+//! joins them to events, [`tail::encode`] writes each into the [`batch`] of its partition.
+//! [`kafka::producer`] delivers the batch, [`ledger`] moves the settled prefix of each file,
+//! [`tail::registry`] puts it on disk.
 //!
 //! **Walk 2, topic to index** ([`index`]): [`kafka::consumer`] is the member of the group.
 //! [`index::event`] takes the event out of a record's value, [`index::kafka_log`] its fields out of

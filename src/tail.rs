@@ -15,12 +15,13 @@ pub mod discover;
 pub mod encode;
 mod files;
 pub mod fingerprint;
+pub mod harvester;
 pub mod lines;
 pub mod multiline;
 pub mod registry;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,8 @@ use crate::rejected::RejectedFile;
 
 use discover::Hints;
 use encode::Origin;
-use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat, read_range};
+use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
+use harvester::{Harvester, Look};
 use multiline::EventBuffer;
 use registry::{Entry, Registry, Saver};
 
@@ -145,17 +147,13 @@ struct Life {
     name: PathBuf,
     /// It is not, or no longer, what its stream's path names.
     rotated: bool,
-    file: File,
-    /// As last looked at.
-    stat: Stat,
+    harvester: Harvester,
     number: u32,
     file_id: Option<String>,
     origin: Option<Origin>,
     events: EventBuffer,
     /// The last read found no more bytes.
     at_end: bool,
-    /// The bytes right before the read offset, at most [`GUARD_BYTES_MAX`].
-    last_bytes: Vec<u8>,
     /// Its successor was seen to hold bytes before the last read.
     successor_seen: bool,
     /// The bytes that were read are not the file's any more.
@@ -363,10 +361,9 @@ impl<'a> Hub<'a> {
                 return Ok(Turn::More);
             }
             if !life.at_end {
-                let n = life.events.read_from(&life.file)?;
+                let n = life.harvester.read_into(&mut life.events)?;
                 life.at_end = n == 0;
                 if n > 0 {
-                    life.remember_last(n);
                     n_read += n;
                     self.counters.bytes_read.add(n as u64);
                     life.grown_at = now;
@@ -430,7 +427,7 @@ impl<'a> Hub<'a> {
     fn successor_has_bytes(&self, life: &Life) -> bool {
         let successor =
             self.streams[life.stream].queue.get(1).and_then(|next| self.lives.get(next));
-        successor.is_some_and(|next| Stat::of(&next.file).is_ok_and(|stat| stat.size > 0))
+        successor.is_some_and(|next| next.harvester.stat_now().is_ok_and(|stat| stat.size > 0))
     }
 
     /// Acts on how a turn ended; `false` if no batch could be sealed.
@@ -515,9 +512,9 @@ impl<'a> Hub<'a> {
     fn name_life(&self, life: &mut Life, event: &multiline::Event) {
         let stream = &self.streams[life.stream];
         let content = life.events.content(event);
-        let file_id = life
-            .file_id
-            .get_or_insert_with(|| fingerprint::file_id(&life.stat, life.number, content));
+        let file_id = life.file_id.get_or_insert_with(|| {
+            fingerprint::file_id(life.harvester.stat(), life.number, content)
+        });
         let path = stream.path.as_os_str().as_bytes();
         life.origin = Some(Origin::new(&self.config.host, path, file_id, &stream.input.fields));
     }
@@ -785,46 +782,18 @@ impl<'a> Hub<'a> {
     }
 }
 
-enum Look {
-    Same,
-    Grown,
-    Replaced,
-}
-
 impl Life {
-    /// Keeps the last of the bytes that were read, `n` of them just now.
-    fn remember_last(&mut self, n: usize) {
-        let fresh = self.events.fresh_bytes(n.min(GUARD_BYTES_MAX));
-        let n_old = self.last_bytes.len().min(GUARD_BYTES_MAX - fresh.len());
-        self.last_bytes.drain(..self.last_bytes.len() - n_old);
-        self.last_bytes.extend_from_slice(fresh);
-    }
-
     /// Tells whether its name still leads to it, as far as can be known: a folder that cannot be
     /// read does not make its files gone, nor does it keep those of others.
     fn has_its_name(&self) -> bool {
         match fs::symlink_metadata(&self.name) {
-            Ok(metadata) => Stat::from(&metadata).inode == self.stat.inode,
+            Ok(metadata) => Stat::from(&metadata).inode == self.harvester.stat().inode,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
 
-    /// Looks whether a file has changed behind what was read of it.
     fn look(&mut self) -> io::Result<Look> {
-        let now = Stat::of(&self.file)?;
-        let before = std::mem::replace(&mut self.stat, now);
-        let read_offset = self.events.read_offset();
-        if now.size < read_offset {
-            return Ok(Look::Replaced);
-        }
-        if now.size == read_offset && now.mtime_ns == before.mtime_ns {
-            return Ok(Look::Same);
-        }
-        let n_last = self.last_bytes.len() as u64;
-        if n_last > 0 && read_range(&self.file, read_offset - n_last, n_last)? != self.last_bytes {
-            return Ok(Look::Replaced);
-        }
-        Ok(if now.size > read_offset { Look::Grown } else { Look::Same })
+        self.harvester.look(self.events.read_offset())
     }
 
     /// Returns what is to be remembered, with `offset` as the end of settled ground.
@@ -832,11 +801,12 @@ impl Life {
     /// An error in reading the head or the guard leaves them as they were; the next save tries
     /// again, and a guard that does not fit its offset would only begin a new life.
     fn entry(&mut self, path: &Path, offset: u64) -> Entry {
-        if self.head.head_can_grow(self.stat.size) {
-            self.head = Checksum::of_head(&self.file).unwrap_or(self.head);
+        let stat = *self.harvester.stat();
+        if self.head.head_can_grow(stat.size) {
+            self.head = self.harvester.head().unwrap_or(self.head);
         }
         if self.saved_offset != Some(offset)
-            && let Ok(guard) = Checksum::before(&self.file, offset)
+            && let Ok(guard) = self.harvester.guard(offset)
             && u64::from(guard.len) == offset.min(GUARD_BYTES_MAX as u64)
         {
             self.guard = guard;
@@ -845,9 +815,9 @@ impl Life {
         Entry {
             path: path.into(),
             name: self.name.as_path().into(),
-            inode: self.stat.inode,
-            btime_ns: self.stat.btime_ns,
-            mtime_ns: self.stat.mtime_ns,
+            inode: stat.inode,
+            btime_ns: stat.btime_ns,
+            mtime_ns: stat.mtime_ns,
             life: self.number,
             file_id: self.file_id.clone(),
             head: self.head,

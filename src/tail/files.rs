@@ -16,7 +16,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::discover::{self, Found, Hint};
 use super::encode::{self, Origin};
-use super::fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat, read_range};
+use super::fingerprint::{Checksum, Inode, Stat};
+use super::harvester::Harvester;
 use super::multiline::EventBuffer;
 use super::registry::{Entry, StoredPath};
 use super::{Finished, Hub, Life, OpenBatch, Phase, Stream};
@@ -216,7 +217,7 @@ impl Hub<'_> {
     fn add_missed_siblings(&mut self, stream: usize, found: &mut Vec<Found>) {
         let mut newest = self.streams[stream].newest_mtime_ns;
         for life in self.lives.values().filter(|life| life.stream == stream) {
-            let mtime = Stat::of(&life.file).unwrap_or(life.stat).mtime_ns;
+            let mtime = life.harvester.stat_now().unwrap_or(*life.harvester.stat()).mtime_ns;
             newest = newest.max(Some(mtime));
         }
         let Some(newest) = newest else { return };
@@ -293,7 +294,8 @@ impl Hub<'_> {
                 log::info!("file found: name={} offset={}", found.path.display(), begin.offset);
             }
         }
-        self.open_life(stream, found.path, file, stat, begin);
+        let harvester = Harvester::new(file, stat, begin.offset);
+        self.open_life(stream, found.path, harvester, begin);
     }
 
     /// Warns, once, that new files wait until others are finished.
@@ -323,7 +325,7 @@ impl Hub<'_> {
         Some(self.restored.swap_remove(at))
     }
 
-    fn open_life(&mut self, stream: usize, name: PathBuf, file: File, stat: Stat, begin: Begin) {
+    fn open_life(&mut self, stream: usize, name: PathBuf, harvester: Harvester, begin: Begin) {
         let source = SourceId(self.next_source);
         self.next_source += 1;
         self.counters.files_opened.add(1);
@@ -335,11 +337,8 @@ impl Hub<'_> {
             (false, true) => Phase::Reading,
             (false, false) => Phase::Waiting,
         };
-        self.by_inode.insert(stat.inode, source);
+        self.by_inode.insert(harvester.stat().inode, source);
         self.by_name.insert(name.clone(), source);
-        let n_last = begin.offset.min(GUARD_BYTES_MAX as u64);
-        // Without them a later overwriting is noticed only where the file gets shorter.
-        let last_bytes = read_range(&file, begin.offset - n_last, n_last).unwrap_or_default();
         let life = Life {
             source,
             stream,
@@ -347,13 +346,11 @@ impl Hub<'_> {
             name,
             rotated,
             events: EventBuffer::new(begin.offset, input.line_bytes_max, input.event_bytes_max),
-            file,
-            stat,
+            harvester,
             number: begin.number,
             file_id: begin.file_id,
             origin: None,
             at_end: false,
-            last_bytes,
             successor_seen: false,
             replaced: false,
             grown_at: Instant::now(),
@@ -381,14 +378,14 @@ impl Hub<'_> {
     pub(super) fn begin_new_life(&mut self, source: SourceId) {
         let old = self.lives.remove(&source).expect("the life had its turn");
         self.timers.retain(|(_, timed)| *timed != source);
-        self.by_inode.remove(&old.stat.inode);
-        let size = Stat::of(&old.file).map_or(0, |stat| stat.size);
+        self.by_inode.remove(&old.harvester.stat().inode);
+        let size = old.harvester.stat_now().map_or(0, |stat| stat.size);
         self.log_truncated(&old.name, old.events.read_offset(), size);
         let stream = old.stream;
         let at = self.streams[stream].queue.iter().position(|queued| *queued == source);
         let begin = Begin { offset: 0, number: old.number + 1, file_id: None, late: at.is_none() };
         let seen_in_scan = old.seen_in_scan;
-        self.open_life(stream, old.name, old.file, old.stat, begin);
+        self.open_life(stream, old.name, old.harvester.begin_again(), begin);
         if let Some(at) = at {
             // It takes the place of the old life, not one behind all others.
             let queue = &mut self.streams[stream].queue;
@@ -428,7 +425,7 @@ impl Hub<'_> {
                 continue;
             }
             life.rotated = true;
-            let is_deleted = Stat::of(&life.file).is_ok_and(|stat| stat.n_links == 0);
+            let is_deleted = life.harvester.stat_now().is_ok_and(|stat| stat.n_links == 0);
             log::info!(
                 "file {}: name={} read_offset={}",
                 if is_deleted { "deleted" } else { "renamed" },
@@ -451,8 +448,9 @@ impl Hub<'_> {
     fn look_at_open_files(&mut self) {
         let mut changed = Vec::new();
         for (source, life) in &self.lives {
-            let now = Stat::of(&life.file).unwrap_or(life.stat);
-            let is_new = now.size != life.stat.size || now.mtime_ns != life.stat.mtime_ns;
+            let before = life.harvester.stat();
+            let now = life.harvester.stat_now().unwrap_or(*before);
+            let is_new = now.size != before.size || now.mtime_ns != before.mtime_ns;
             // A rotated file needs a turn to reach its end for good.
             if is_new || (life.rotated && life.deadline.is_none()) {
                 changed.push(*source);
@@ -518,19 +516,20 @@ impl Hub<'_> {
         self.ledger.close(source);
         let mut life = self.lives.remove(&source).expect("seen above");
         self.timers_remove(&mut life);
-        self.by_inode.remove(&life.stat.inode);
+        self.by_inode.remove(&life.harvester.stat().inode);
         self.counters.files_finished.add(1);
         self.dirty = true;
         log::info!("file finished: name={} offset={offset}", life.name.display());
-        life.stat = Stat::of(&life.file).unwrap_or(life.stat);
+        let stat = life.harvester.stat_now().unwrap_or(*life.harvester.stat());
         let stream = &mut self.streams[life.stream];
-        stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(life.stat.mtime_ns));
-        if life.stat.n_links > 0 {
+        stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(stat.mtime_ns));
+        if stat.n_links > 0 {
             let mut entry = life.entry(&stream.path, offset);
             entry.done = true;
+            entry.mtime_ns = stat.mtime_ns;
             // Not matched by the last scan: no input's pattern leads to it any more.
             let seen = if life.seen_in_scan == self.n_scans { self.n_scans } else { 0 };
-            self.remember(life.stream, entry, life.stat.inode, seen);
+            self.remember(life.stream, entry, stat.inode, seen);
         }
     }
 

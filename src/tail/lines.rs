@@ -8,12 +8,12 @@
 //! is read, so that memory stays bounded by the limit and not by the line. What is cut does not
 //! depend on how the bytes were divided over reads.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use memchr::memchr;
+
+use crate::tail::harvester::ReadAt;
 
 /// 256 KiB a read: large enough that system calls vanish beside the work on the bytes, small
 /// enough to stay in the second-level cache.
@@ -199,14 +199,14 @@ impl LineBuffer {
         &self.bytes[self.filled - n..self.filled]
     }
 
-    /// Reads once from the file and returns how many bytes came and by how much the indices of
+    /// Reads once and returns how many bytes came and by how much the indices of
     /// kept bytes went down.
-    pub fn read_from(&mut self, file: &File) -> io::Result<(usize, usize)> {
+    pub fn read_from(&mut self, source: impl ReadAt) -> io::Result<(usize, usize)> {
         let shift = self.make_room();
         let offset = self.read_offset();
         // Not all of the room: it would grow by a read whenever a read's events had to wait.
         let end = self.bytes.len().min(self.filled + READ_BYTES);
-        let n = file.read_at(&mut self.bytes[self.filled..end], offset)?;
+        let n = source.read_at(&mut self.bytes[self.filled..end], offset)?;
         self.filled += n;
         Ok((n, shift))
     }

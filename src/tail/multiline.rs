@@ -5,11 +5,11 @@
 //! the next one is there, when its limit is reached, or when its owner says that no more will
 //! come ([`EventBuffer::flush`], [`EventBuffer::finish`]).
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 
 use crate::config::Multiline;
+use crate::tail::harvester::ReadAt;
 use crate::tail::lines::{Line, LineBuffer};
 
 /// A complete event; `content` points into the buffer that gave it.
@@ -127,11 +127,11 @@ impl EventBuffer {
         self.lines.fresh_bytes(n)
     }
 
-    /// Reads once from the file; returns how many bytes came.
+    /// Reads once; returns how many bytes came.
     ///
     /// To be called only when [`EventBuffer::peek`] shows nothing: what it showed would move.
-    pub fn read_from(&mut self, file: &File) -> io::Result<usize> {
-        let (n, shift) = self.lines.read_from(file)?;
+    pub fn read_from(&mut self, source: impl ReadAt) -> io::Result<usize> {
+        let (n, shift) = self.lines.read_from(source)?;
         self.shift_down(shift);
         Ok(n)
     }
