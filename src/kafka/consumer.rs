@@ -58,9 +58,10 @@ pub struct Consumer {
     inner: BaseConsumer<Context>,
 }
 
+/// What librdkafka reports without being asked.
 #[derive(Default)]
-struct Context {
-    /// Which topics, and as which group: what a complaint is about.
+pub(super) struct Context {
+    /// Which topics, and as which group or what for: what a complaint is about.
     about: String,
     rebalances: Mutex<VecDeque<Rebalance>>,
     /// The consumer is being dropped: nobody asks for rebalances any more.
@@ -119,6 +120,15 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
+    pub(super) fn new(about: String) -> Context {
+        Context { about, ..Context::default() }
+    }
+
+    /// Complains no more: the consumer is being dropped.
+    pub(super) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
     fn log_failure(&self, attempt: &str, result: KafkaResult<()>) {
         if let Err(error) = result {
             self.complain(attempt, &format!("cannot {attempt}: {error}"));
@@ -126,7 +136,7 @@ impl Context {
     }
 
     /// Logs what is wrong, once for each kind until messages come again.
-    fn complain(&self, kind: &str, text: &str) {
+    pub(super) fn complain(&self, kind: &str, text: &str) {
         if self.is_leaving.load(Ordering::Relaxed) {
             return;
         }
@@ -140,7 +150,7 @@ impl Context {
         }
     }
 
-    fn recovered(&self) {
+    pub(super) fn recovered(&self) {
         if self.has_complaints.swap(false, Ordering::Relaxed) {
             self.complaints.lock().expect("no holder panics").clear();
             log::info!("consumer of {}: messages come again", self.about);
@@ -154,36 +164,17 @@ impl Consumer {
     /// Errors: a property that librdkafka does not take. A cluster that is away is no error: it is
     /// waited for.
     pub fn join(kafka: &KafkaConfig, index: &IndexConfig) -> Result<Consumer, Error> {
-        let mut config = ClientConfig::new();
+        let mut config = client_config(kafka);
         config
-            .set("bootstrap.servers", kafka.bootstrap_servers.join(","))
-            .set("client.id", &kafka.client_id)
             .set("group.id", &index.group_id)
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("isolation.level", "read_committed")
-            .set("allow.auto.create.topics", kafka.allow_auto_create_topics.to_string())
-            // The client's own buffer is part of the memory bound. Its limits are checked before
-            // a fetch, which is limited in compressed bytes and comes out many times as large:
-            // with 100,000 messages, 8 MiB and 1 MiB of each partition it held 60 MB.
-            .set("queued.max.messages.kbytes", "8192")
-            .set("queued.min.messages", "5000")
-            .set("fetch.max.bytes", "1048576")
-            .set("fetch.message.max.bytes", "131072")
-            // A full buffer is soon empty again; by default it is not looked at for a second.
-            .set("fetch.queue.backoff.ms", "5")
-            .set("topic.metadata.refresh.interval.ms", "30000")
-            .set("socket.keepalive.enable", "true")
-            .set_log_level(RDKafkaLogLevel::Info);
-        for (name, value) in &kafka.consumer_options {
-            config.set(name, value);
-        }
+            .set("allow.auto.create.topics", kafka.allow_auto_create_topics.to_string());
         let failed =
             |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
         let about = format!("{} as group {}", index.topics.join(", "), index.group_id);
-        let context = Context { about, ..Context::default() };
+        let context = Context::new(about);
         let inner: BaseConsumer<Context> = config.create_with_context(context).map_err(failed)?;
         let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();
         inner.subscribe(&topics).map_err(failed)?;
@@ -280,8 +271,35 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.inner.context().is_leaving.store(true, Ordering::Relaxed);
+        self.inner.context().leave();
     }
+}
+
+/// Returns what is the same for all that consume; the operator's own options are among it, for they
+/// can be none of what the callers set.
+pub(super) fn client_config(kafka: &KafkaConfig) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", kafka.bootstrap_servers.join(","))
+        .set("client.id", &kafka.client_id)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // The client's own buffer is part of the memory bound. Its limits are checked before
+        // a fetch, which is limited in compressed bytes and comes out many times as large:
+        // with 100,000 messages, 8 MiB and 1 MiB of each partition it held 60 MB.
+        .set("queued.max.messages.kbytes", "8192")
+        .set("queued.min.messages", "5000")
+        .set("fetch.max.bytes", "1048576")
+        .set("fetch.message.max.bytes", "131072")
+        // A full buffer is soon empty again; by default it is not looked at for a second.
+        .set("fetch.queue.backoff.ms", "5")
+        .set("topic.metadata.refresh.interval.ms", "30000")
+        .set("socket.keepalive.enable", "true")
+        .set_log_level(RDKafkaLogLevel::Info);
+    for (name, value) in &kafka.consumer_options {
+        config.set(name, value);
+    }
+    config
 }
 
 fn unassign(consumer: &BaseConsumer<Context>, list: &TopicPartitionList) -> KafkaResult<()> {

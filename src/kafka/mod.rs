@@ -11,6 +11,7 @@
 //! verdict        what each error code means for a batch
 //! partition      idempotent delivery: sequences, in flight, recovery
 //! producer       the thread and its loop
+//! read_back      which of our records stand in a partition, through librdkafka
 //! ```
 //!
 //! Facts it stands on, seen on Kafka 3.9 and 4.1 where nothing else is said:
@@ -44,6 +45,7 @@ pub mod consumer;
 mod messages;
 mod partition;
 pub mod producer;
+pub mod read_back;
 pub mod record_batch;
 mod verdict;
 

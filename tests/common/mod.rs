@@ -52,6 +52,28 @@ pub fn samples(first: usize, n: usize) -> Vec<Sample> {
     (first..first + n).map(sample).collect()
 }
 
+/// Bytes of ground that each record of [`shipped`] covers.
+pub const GROUND_LEN: u64 = 100;
+
+/// Returns `n` records as the tail walk of `host` ships them, from the `first` of a file on.
+pub fn shipped(host: &str, file_id: &str, first: usize, n: usize) -> Vec<Sample> {
+    let sample = |mut sample: Sample, n: usize| {
+        let offset = n as u64 * GROUND_LEN;
+        let headers = [
+            ("host", host.to_owned()),
+            ("path", "/var/log/kafka/server.log".to_owned()),
+            ("file_id", file_id.to_owned()),
+            ("team", "x".repeat(n % 9)),
+            ("offset", offset.to_string()),
+            ("length", GROUND_LEN.to_string()),
+        ];
+        let header = |(name, value): (&str, String)| (name.to_owned(), value.into_bytes());
+        sample.headers = headers.map(header).to_vec();
+        sample
+    };
+    samples(first, n).into_iter().zip(first..).map(|(s, n)| sample(s, n)).collect()
+}
+
 /// Encodes records as the tail walk does.
 pub fn arena(samples: &[Sample]) -> RecordArena {
     let mut arena = RecordArena::with_capacity(0);
