@@ -50,7 +50,7 @@ fn split() {
     let fastest = fastest_round(|| {
         n_lines = 0;
         for file in &files {
-            let mut buffer = EventBuffer::new(0, 256 << 10, 512 << 10);
+            let mut buffer = EventBuffer::new(0, 256 << 10, 512 << 10, false);
             buffer.attach(std::mem::take(&mut room));
             while buffer.read_from(file).expect("read") > 0 {
                 while let Some(event) = buffer.peek(&Multiline::Kafka) {
@@ -144,6 +144,7 @@ fn plain_event(text: &str) -> TailEvent {
         cut: 0,
         continued: false,
         partial: false,
+        flushed: false,
     }
 }
 

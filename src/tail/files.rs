@@ -345,7 +345,12 @@ impl Hub<'_> {
             phase,
             name,
             rotated,
-            events: EventBuffer::new(begin.offset, input.line_bytes_max, input.event_bytes_max),
+            events: EventBuffer::new(
+                begin.offset,
+                input.line_bytes_max,
+                input.event_bytes_max,
+                false,
+            ),
             harvester,
             number: begin.number,
             file_id: begin.file_id,

@@ -4,6 +4,15 @@
 //! its lines were found in: joining copies nothing. An event is complete when the first line of
 //! the next one is there, when its limit is reached, or when its owner says that no more will
 //! come ([`EventBuffer::flush`], [`EventBuffer::finish`]).
+//!
+//! **Cutting a range again.** What is cut depends on the bytes from an offset on, on the rule, on
+//! the two limits, on whether the event that begins at the offset is `continued`, and on where the
+//! owner ended an event by flushing; on nothing else, and not on how reads divided the bytes. So
+//! the events of `[start, end)` come out as before from a buffer made with `start` and the
+//! `continued` of the first of them, if each event that was `flushed` is flushed again before any
+//! byte behind its end is read. An event that was not flushed ends the same way only where the
+//! bytes behind it, which ended it, can still be read; where they cannot, a flush at its end gives
+//! the same content and ground.
 
 use std::io;
 use std::ops::Range;
@@ -29,6 +38,8 @@ pub struct Event {
     pub continued: bool,
     /// Its last line had no terminator when the file came to its end.
     pub partial: bool,
+    /// Its owner ended it; it was not ended by its limit or by what follows it.
+    pub flushed: bool,
 }
 
 /// Finds events in the bytes of one file.
@@ -45,14 +56,20 @@ pub struct EventBuffer {
 }
 
 impl EventBuffer {
-    /// Returns an empty buffer for a file that is read from `offset` on.
-    pub fn new(offset: u64, line_bytes_max: usize, event_bytes_max: usize) -> EventBuffer {
+    /// Returns an empty buffer for a file that is read from `offset` on; `continued` says that the
+    /// event before it was cut short or reached its limit.
+    pub fn new(
+        offset: u64,
+        line_bytes_max: usize,
+        event_bytes_max: usize,
+        continued: bool,
+    ) -> EventBuffer {
         EventBuffer {
             lines: LineBuffer::new(offset, line_bytes_max),
             event_bytes_max,
             open: None,
             ready: None,
-            was_cut: false,
+            was_cut: continued,
         }
     }
 
@@ -82,7 +99,7 @@ impl EventBuffer {
     /// Completes the open event, for no more lines are expected to belong to it.
     pub fn flush(&mut self) {
         if self.ready.is_none() {
-            self.ready = self.open.take();
+            self.ready = self.open.take().map(|event| Event { flushed: true, ..event });
         }
     }
 
@@ -185,6 +202,7 @@ impl EventBuffer {
             cut: line.cut,
             continued,
             partial: false,
+            flushed: false,
         })
     }
 
@@ -230,6 +248,7 @@ pub fn starts_with_timestamp(line: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
     use super::*;
@@ -251,7 +270,7 @@ mod tests {
     /// Appends `bytes` to a file in pieces of `step` bytes and reads after each.
     fn events(bytes: &[u8], rule: &Multiline, limits: (usize, usize), step: usize) -> Vec<Seen> {
         let mut file = tempfile::tempfile().expect("a temporary file");
-        let mut buffer = EventBuffer::new(0, limits.0, limits.1);
+        let mut buffer = EventBuffer::new(0, limits.0, limits.1, false);
         let mut seen = Vec::new();
         let mut room = Vec::new();
         for piece in bytes.chunks(step) {
@@ -354,6 +373,41 @@ mod tests {
             seen("#3", 11..14),
         ];
         check(b"#1\nabcd\nde\n#3\n", &start, (3, 20), &expected);
+    }
+
+    /// Returns all events of a file that is read from `start` on.
+    fn events_from(file: &File, start: u64, continued: bool, limits: (usize, usize)) -> Vec<Event> {
+        let mut buffer = EventBuffer::new(start, limits.0, limits.1, continued);
+        while buffer.read_from(file).expect("read") > 0 {}
+        let mut events = Vec::new();
+        loop {
+            while let Some(event) = buffer.peek(&Multiline::Kafka) {
+                buffer.consume();
+                events.push(event);
+            }
+            buffer.finish(&Multiline::Kafka);
+            if buffer.peek(&Multiline::Kafka).is_none() {
+                return events;
+            }
+        }
+    }
+
+    #[test]
+    fn from_any_event_on_the_same_events_are_cut_again() {
+        let line = "2026-01-31 13:00:00 x\n";
+        let text = format!("{line}a long one, cut\nsome\nmore\nand more\n{line}\tat\n{line}pa");
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(text.as_bytes()).expect("written");
+        let limits = (22, 40);
+        let whole = events_from(&file, 0, false, limits);
+        let key = |event: &Event| (event.start, event.end, event.continued, event.flushed);
+        let whole: Vec<_> = whole.iter().map(key).collect();
+        assert!(whole.iter().filter(|event| event.2).count() >= 1, "{whole:?}");
+        assert_eq!(whole.iter().filter(|event| event.3).count(), 1, "{whole:?}");
+        for at in 0..whole.len() {
+            let again = events_from(&file, whole[at].0, whole[at].2, limits);
+            assert_eq!(again.iter().map(key).collect::<Vec<_>>(), whole[at..], "from {at}");
+        }
     }
 
     #[test]
