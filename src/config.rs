@@ -199,6 +199,10 @@ pub struct TailConfig {
     /// How long a renamed or deleted file is still read after its last byte. Default: `5s`.
     /// Minimum: `0s`.
     pub rotate_grace: Duration,
+    /// Log files open at once; the others are opened again for their turn. Default: what the
+    /// process may open (LimitNOFILE) less 128, or half of it where that is less than 256.
+    /// Minimum: `1`.
+    pub open_files_max: Option<usize>,
     /// How often the registry is saved while it changes. Default: `1s`. Minimum: `50ms`.
     pub save_interval: Duration,
     /// How long a stop waits for the broker to acknowledge what was read. Default: `30s`.

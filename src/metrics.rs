@@ -38,6 +38,8 @@ pub struct TailCounters {
     pub files_finished: Counter,
     /// Files that were found shorter than, or other than, what had been read of them.
     pub files_truncated: Counter,
+    /// Bytes that were known to be there and were gone before they could be read.
+    pub bytes_lost: Counter,
     /// Names that match an input and cannot be read.
     pub files_refused: Counter,
     /// Paths of the configuration that no file matched at the start.
@@ -71,6 +73,7 @@ impl fmt::Display for TailCounters {
             ("files_opened", &self.files_opened),
             ("files_finished", &self.files_finished),
             ("files_truncated", &self.files_truncated),
+            ("bytes_lost", &self.bytes_lost),
             ("files_refused", &self.files_refused),
             ("paths_unmatched", &self.paths_unmatched),
             ("bytes_read", &self.bytes_read),

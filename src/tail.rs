@@ -18,6 +18,7 @@ pub mod fingerprint;
 pub mod harvester;
 pub mod lines;
 pub mod multiline;
+mod open_files;
 pub mod registry;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -43,7 +44,7 @@ use crate::rejected::RejectedFile;
 use discover::Hints;
 use encode::Origin;
 use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
-use harvester::{Harvester, Look};
+use harvester::{Harvester, Look, OpenFiles};
 use multiline::EventBuffer;
 use registry::{Entry, Registry, Saver};
 
@@ -85,9 +86,9 @@ struct Hub<'a> {
     restored: Vec<Entry>,
     had_registry: bool,
     refused: HashSet<PathBuf>,
-    /// Files that may be open at once.
-    files_max: usize,
-    is_limited: bool,
+    open_files: OpenFiles,
+    open_files_limit: open_files::Limit,
+    n_turns: u64,
     n_scans: u64,
     next_source: u32,
 
@@ -158,6 +159,12 @@ struct Life {
     successor_seen: bool,
     /// The bytes that were read are not the file's any more.
     replaced: bool,
+    /// Scans in a row that did not find it while it was parked.
+    n_missed: u32,
+    /// It was deleted while it was parked: nothing more can be read.
+    gone: bool,
+    /// The number of its last turn.
+    last_turn: u64,
     grown_at: Instant,
     head: Checksum,
     /// The offset that `guard` guards.
@@ -229,8 +236,9 @@ impl<'a> Hub<'a> {
             had_registry: !restored.is_empty(),
             restored,
             refused: HashSet::new(),
-            files_max: files::files_max(),
-            is_limited: false,
+            open_files: OpenFiles::default(),
+            open_files_limit: open_files::Limit::new(config.tail.open_files_max),
+            n_turns: 0,
             n_scans: 0,
             next_source: 0,
             topics: HashMap::new(),
@@ -343,6 +351,11 @@ impl<'a> Hub<'a> {
 
     /// Reads one file for a while and puts its events into batches.
     fn turn(&mut self, life: &mut Life) -> io::Result<Turn> {
+        self.n_turns += 1;
+        life.last_turn = self.n_turns;
+        if let Some(turn) = self.reopen(life)? {
+            return Ok(turn);
+        }
         let input = Arc::clone(&self.streams[life.stream].input);
         let now = Instant::now();
         let timestamp_ms = now_ms();
@@ -370,7 +383,7 @@ impl<'a> Hub<'a> {
                 }
                 continue;
             }
-            if !life.replaced {
+            if !life.replaced && !life.gone {
                 match life.look()? {
                     Look::Same => {}
                     Look::Grown => {
@@ -391,7 +404,7 @@ impl<'a> Hub<'a> {
     /// batches or to read.
     fn at_end(&self, life: &mut Life, input: &InputConfig, now: Instant) -> Option<Turn> {
         let grace_over = life.grown_at + self.config.tail.rotate_grace;
-        if life.replaced || (life.rotated && now >= grace_over) {
+        if life.replaced || life.gone || (life.rotated && now >= grace_over) {
             if life.events.has_open() || life.events.has_partial() {
                 life.events.finish(&input.multiline);
                 return None;
@@ -427,7 +440,7 @@ impl<'a> Hub<'a> {
     fn successor_has_bytes(&self, life: &Life) -> bool {
         let successor =
             self.streams[life.stream].queue.get(1).and_then(|next| self.lives.get(next));
-        successor.is_some_and(|next| next.harvester.stat_now().is_ok_and(|stat| stat.size > 0))
+        successor.is_some_and(|next| next.stat_now().is_ok_and(|stat| stat.size > 0))
     }
 
     /// Acts on how a turn ended; `false` if no batch could be sealed.
@@ -792,26 +805,50 @@ impl Life {
         }
     }
 
+    /// Tells whether another look may find more, or other, bytes.
+    fn has_changed(&self) -> bool {
+        let before = self.harvester.stat();
+        let now = self.harvester.stat_now().unwrap_or(*before);
+        now.size != before.size || now.mtime_ns != before.mtime_ns
+    }
+
+    /// Looks whether a file has changed behind what was read of it.
     fn look(&mut self) -> io::Result<Look> {
         self.harvester.look(self.events.read_offset())
     }
 
-    /// Returns what is to be remembered, with `offset` as the end of settled ground.
-    ///
-    /// An error in reading the head or the guard leaves them as they were; the next save tries
-    /// again, and a guard that does not fit its offset would only begin a new life.
-    fn entry(&mut self, path: &Path, offset: u64) -> Entry {
-        let stat = *self.harvester.stat();
-        if self.head.head_can_grow(stat.size) {
-            self.head = self.harvester.head().unwrap_or(self.head);
+    /// What the file system says of it now, by its name where it is parked.
+    fn stat_now(&self) -> io::Result<Stat> {
+        if !self.harvester.is_parked() {
+            return self.harvester.stat_now();
         }
-        if self.saved_offset != Some(offset)
-            && let Ok(guard) = self.harvester.guard(offset)
+        let stat = Stat::from(&fs::symlink_metadata(&self.name)?);
+        match stat.inode == self.harvester.stat().inode {
+            true => Ok(stat),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Brings the head, and the guard of `offset`, up to date.
+    ///
+    /// An error in reading them leaves them as they were; the next save tries again, and a guard
+    /// that does not fit its offset would only begin a new life.
+    fn note_checksums(&mut self, offset: u64) {
+        let can_grow = self.head.head_can_grow(self.harvester.stat().size);
+        if self.gone || (!can_grow && self.saved_offset == Some(offset)) {
+            return;
+        }
+        if let Ok((head, guard)) = self.harvester.checksums(&self.name, offset)
             && u64::from(guard.len) == offset.min(GUARD_BYTES_MAX as u64)
         {
-            self.guard = guard;
-            self.saved_offset = Some(offset);
+            (self.head, self.guard, self.saved_offset) = (head, guard, Some(offset));
         }
+    }
+
+    /// Returns what is to be remembered, with `offset` as the end of settled ground.
+    fn entry(&mut self, path: &Path, offset: u64) -> Entry {
+        self.note_checksums(offset);
+        let stat = self.harvester.stat();
         Entry {
             path: path.into(),
             name: self.name.as_path().into(),

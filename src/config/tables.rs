@@ -153,9 +153,12 @@ fn multiline(t: &mut Table) -> Multiline {
 }
 
 fn tail(t: &mut Table) -> TailConfig {
+    let has_open_files_max = t.has("open_files_max");
+    let open_files_max = t.count("open_files_max", 1, COUNT_MAX) as usize;
     TailConfig {
         scan_interval: t.duration("scan_interval", s(1), ms(50)),
         rotate_grace: t.duration("rotate_grace", s(5), s(0)),
+        open_files_max: has_open_files_max.then_some(open_files_max),
         save_interval: t.duration("save_interval", s(1), ms(50)),
         shutdown_timeout: t.duration("shutdown_timeout", s(30), s(0)),
     }

@@ -19,6 +19,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::config::InputConfig;
 use crate::tail::fingerprint::Stat;
+use crate::tail::open_files::is_exhausted;
 
 /// A `*` stops at a slash and leaves hidden files out, as in a shell.
 const GLOB: MatchOptions = MatchOptions {
@@ -49,6 +50,8 @@ pub struct Scan {
     pub unmatched: Vec<String>,
     /// A folder could not be read: files not found are not known to be gone.
     pub incomplete: bool,
+    /// There was no descriptor left for a folder.
+    pub exhausted: bool,
 }
 
 /// Looks for the files of all inputs.
@@ -71,6 +74,10 @@ pub fn scan(inputs: &[InputConfig]) -> Scan {
                     Ok(path) => scan.look_at(path, input),
                     Err(error) => {
                         scan.incomplete = true;
+                        if is_exhausted(error.error()) {
+                            scan.exhausted = true;
+                            continue;
+                        }
                         let problem = error.error().to_string();
                         scan.refused.push((error.path().to_path_buf(), problem));
                     }

@@ -12,13 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use super::discover::{self, Found, Hint};
 use super::encode::{self, Origin};
 use super::fingerprint::{Checksum, Inode, Stat};
 use super::harvester::Harvester;
 use super::multiline::EventBuffer;
+use super::open_files::is_exhausted;
 use super::registry::{Entry, StoredPath};
 use super::{Finished, Hub, Life, OpenBatch, Phase, Stream};
 use crate::config::StartAt;
@@ -69,6 +68,10 @@ impl Hub<'_> {
         self.n_scans += 1;
         self.scan_due = Instant::now() + self.config.tail.scan_interval;
         let scan = discover::scan(&self.config.input);
+        match scan.exhausted {
+            true => self.lower_open_files(),
+            false => self.open_files_limit.relax(),
+        }
         for (path, reason) in &scan.refused {
             self.warn_once(path, reason);
         }
@@ -114,8 +117,17 @@ impl Hub<'_> {
 
     /// Tells whether a found name belongs to a life that is known, and notes the name.
     fn is_known(&mut self, found: &Found) -> bool {
-        if let Some(source) = self.by_inode.get(&found.stat.inode) {
-            let life = self.lives.get_mut(source).expect("inodes of open lives");
+        if let Some(&source) = self.by_inode.get(&found.stat.inode) {
+            let life = self.lives.get_mut(&source).expect("inodes of open lives");
+            let known = life.harvester.stat();
+            if known.btime_ns != found.stat.btime_ns {
+                // It was deleted while it was parked, and this one has its inode: it is found
+                // anew once the old one's account is closed.
+                self.enqueue(source);
+                return true;
+            }
+            let has_changed =
+                known.size != found.stat.size || known.mtime_ns != found.stat.mtime_ns;
             if life.seen_in_scan != self.n_scans {
                 let rotated = found.path != self.streams[life.stream].path;
                 if rotated && life.name != found.path {
@@ -128,9 +140,13 @@ impl Hub<'_> {
                 }
                 life.seen_in_scan = self.n_scans;
                 life.rotated = rotated;
+                life.n_missed = 0;
                 life.name.clone_from(&found.path);
             }
-            self.by_name.insert(found.path.clone(), *source);
+            self.by_name.insert(found.path.clone(), source);
+            if has_changed {
+                self.enqueue(source);
+            }
             return true;
         }
         if let Some(finished) = self.finished.get_mut(&found.stat.inode) {
@@ -217,7 +233,7 @@ impl Hub<'_> {
     fn add_missed_siblings(&mut self, stream: usize, found: &mut Vec<Found>) {
         let mut newest = self.streams[stream].newest_mtime_ns;
         for life in self.lives.values().filter(|life| life.stream == stream) {
-            let mtime = life.harvester.stat_now().unwrap_or(*life.harvester.stat()).mtime_ns;
+            let mtime = life.stat_now().unwrap_or(*life.harvester.stat()).mtime_ns;
             newest = newest.max(Some(mtime));
         }
         let Some(newest) = newest else { return };
@@ -242,14 +258,18 @@ impl Hub<'_> {
 
     /// Opens a file that is new, or known from the registry, or grew after it was finished.
     fn add_file(&mut self, stream: usize, found: Found, first: bool) {
+        if !self.make_room_for_a_file() {
+            return;
+        }
         let (file, stat) = match discover::open(&found.path) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if is_exhausted(&error) => return self.lower_open_files(),
             Err(error) => return self.warn_once(&found.path, &error.to_string()),
         };
         if stat.inode != found.stat.inode {
             // Renamed since it was found: only another look tells what became of either file.
-            self.scan_due = self.scan_due.min(Instant::now() + SCAN_PAUSE);
+            self.scan_soon();
             return;
         }
         if self.by_inode.contains_key(&stat.inode) {
@@ -284,9 +304,6 @@ impl Hub<'_> {
                 return self.warn_once(&found.path, &error.to_string());
             }
             Some(Ok(Identity::Other)) | None => {
-                if self.lives.len() >= self.files_max {
-                    return self.say_limited();
-                }
                 let input = &self.streams[stream].input;
                 if first && input.start_at == StartAt::End && !self.had_registry {
                     begin.offset = stat.size;
@@ -294,20 +311,8 @@ impl Hub<'_> {
                 log::info!("file found: name={} offset={}", found.path.display(), begin.offset);
             }
         }
-        let harvester = Harvester::new(file, stat, begin.offset);
+        let harvester = Harvester::new(&self.open_files, file, stat, begin.offset);
         self.open_life(stream, found.path, harvester, begin);
-    }
-
-    /// Warns, once, that new files wait until others are finished.
-    fn say_limited(&mut self) {
-        if !self.is_limited {
-            self.is_limited = true;
-            log::warn!(
-                "{} files are open, as many as may be: the others wait until some are finished; \
-                 raise the limit of open files (LimitNOFILE)",
-                self.files_max
-            );
-        }
     }
 
     /// Returns, and forgets, what is remembered of a file.
@@ -358,6 +363,9 @@ impl Hub<'_> {
             at_end: false,
             successor_seen: false,
             replaced: false,
+            n_missed: 0,
+            gone: false,
+            last_turn: self.n_turns,
             grown_at: Instant::now(),
             head: Checksum::default(),
             saved_offset: None,
@@ -384,7 +392,7 @@ impl Hub<'_> {
         let old = self.lives.remove(&source).expect("the life had its turn");
         self.timers.retain(|(_, timed)| *timed != source);
         self.by_inode.remove(&old.harvester.stat().inode);
-        let size = old.harvester.stat_now().map_or(0, |stat| stat.size);
+        let size = old.stat_now().map_or(0, |stat| stat.size);
         self.log_truncated(&old.name, old.events.read_offset(), size);
         let stream = old.stream;
         let at = self.streams[stream].queue.iter().position(|queued| *queued == source);
@@ -425,8 +433,18 @@ impl Hub<'_> {
 
     /// Marks lives whose name is gone: renamed to one that no input matches, or deleted.
     fn note_absent(&mut self) {
+        let mut astray = Vec::new();
         for life in self.lives.values_mut() {
-            if life.seen_in_scan == self.n_scans || life.rotated || life.has_its_name() {
+            let is_parked = life.harvester.is_parked();
+            if life.seen_in_scan == self.n_scans
+                || life.gone
+                || (life.rotated && !is_parked)
+                || life.has_its_name()
+            {
+                continue;
+            }
+            if is_parked {
+                astray.push(life.source);
                 continue;
             }
             life.rotated = true;
@@ -438,6 +456,7 @@ impl Hub<'_> {
                 life.events.read_offset()
             );
         }
+        self.find_astray(astray);
     }
 
     /// Forgets finished files that an input matched and that are gone.
@@ -453,9 +472,8 @@ impl Hub<'_> {
     fn look_at_open_files(&mut self) {
         let mut changed = Vec::new();
         for (source, life) in &self.lives {
-            let before = life.harvester.stat();
-            let now = life.harvester.stat_now().unwrap_or(*before);
-            let is_new = now.size != before.size || now.mtime_ns != before.mtime_ns;
+            // What the scan saw of a file needs no second look.
+            let is_new = life.seen_in_scan != self.n_scans && life.has_changed();
             // A rotated file needs a turn to reach its end for good.
             if is_new || (life.rotated && life.deadline.is_none()) {
                 changed.push(*source);
@@ -484,6 +502,10 @@ impl Hub<'_> {
         }
     }
 
+    pub(super) fn scan_soon(&mut self) {
+        self.scan_due = self.scan_due.min(Instant::now() + SCAN_PAUSE);
+    }
+
     pub(super) fn warn_once(&mut self, path: &Path, reason: &str) {
         if self.refused.insert(path.to_path_buf()) {
             self.counters.files_refused.add(1);
@@ -503,7 +525,7 @@ impl Hub<'_> {
             }
         }
         if names_changed {
-            self.scan_due = self.scan_due.min(Instant::now() + SCAN_PAUSE);
+            self.scan_soon();
         }
         written.into_iter().for_each(|source| self.enqueue(source));
     }
@@ -525,10 +547,10 @@ impl Hub<'_> {
         self.counters.files_finished.add(1);
         self.dirty = true;
         log::info!("file finished: name={} offset={offset}", life.name.display());
-        let stat = life.harvester.stat_now().unwrap_or(*life.harvester.stat());
+        let stat = life.stat_now().unwrap_or(*life.harvester.stat());
         let stream = &mut self.streams[life.stream];
         stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(stat.mtime_ns));
-        if stat.n_links > 0 {
+        if stat.n_links > 0 && !life.gone {
             let mut entry = life.entry(&stream.path, offset);
             entry.done = true;
             entry.mtime_ns = stat.mtime_ns;
@@ -551,23 +573,6 @@ impl Hub<'_> {
         }
         self.dirty = true;
     }
-}
-
-/// Raises the process's limit of open files as far as it may, and returns how many of them may be
-/// logs: a backlog that took them all would leave none for the broker and the registry, and
-/// nothing could ever be finished.
-pub(super) fn files_max() -> usize {
-    /// Connections, folders, the registry, notices.
-    const OTHERS: u64 = 128;
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit { current: limit.maximum, ..limit };
-        if setrlimit(Resource::Nofile, raised).is_ok() {
-            limit = raised;
-        }
-    }
-    let n = limit.current.unwrap_or(u64::MAX);
-    usize::try_from(n - OTHERS.min(n / 2)).unwrap_or(usize::MAX)
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -3,11 +3,17 @@
 //! A harvester reads where its [`EventBuffer`] wants to go on, and remembers the last bytes it
 //! gave: a file that was truncated or overwritten is noticed by them however long it has become.
 //! Offsets are those of the bytes that lines are found in; where they come from is [`Bytes`].
+//!
+//! Of many files only some can be open. The others are *parked*: closed, and opened again for
+//! their next turn, when everything that is known of the file is compared with what is there.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::rc::Rc;
 
+use super::discover;
 use super::fingerprint::{Checksum, GUARD_BYTES_MAX, Stat, read_range};
 use super::multiline::EventBuffer;
 
@@ -49,10 +55,33 @@ pub enum Look {
     Replaced,
 }
 
+/// Counts the files that harvesters hold open.
+#[derive(Debug, Default)]
+pub struct OpenFiles(Rc<()>);
+
+impl OpenFiles {
+    /// Returns how many are open.
+    pub fn count(&self) -> usize {
+        Rc::strong_count(&self.0) - 1
+    }
+}
+
+/// What became of a parked file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reopened {
+    /// It is open, and what was read of it is still in it.
+    Same,
+    /// It is open, and it is not the file, or holds not the bytes, that were read.
+    Replaced,
+    /// The name leads to no file, or to one with another inode.
+    Moved,
+}
+
 /// Reads one file.
 #[derive(Debug)]
 pub struct Harvester {
-    bytes: Bytes,
+    /// `None` while it is parked.
+    open: Option<(Bytes, Rc<()>)>,
     /// As last looked at.
     stat: Stat,
     /// The bytes right before the read offset, at most [`GUARD_BYTES_MAX`].
@@ -61,11 +90,12 @@ pub struct Harvester {
 
 impl Harvester {
     /// Returns a harvester that goes on at `offset`.
-    pub fn new(file: File, stat: Stat, offset: u64) -> Harvester {
+    pub fn new(open_files: &OpenFiles, file: File, stat: Stat, offset: u64) -> Harvester {
         let n_last = offset.min(GUARD_BYTES_MAX as u64);
         // Without them a later overwriting is noticed only where the file gets shorter.
         let last_bytes = read_range(&file, offset - n_last, n_last).unwrap_or_default();
-        Harvester { bytes: Bytes::Plain(file), stat, last_bytes }
+        let open = Some((Bytes::Plain(file), Rc::clone(&open_files.0)));
+        Harvester { open, stat, last_bytes }
     }
 
     /// Returns a harvester of the same file that goes on at byte 0.
@@ -79,8 +109,50 @@ impl Harvester {
     }
 
     /// What the file system says now; growth it tells of is still news to [`Harvester::look`].
+    ///
+    /// Errors: the file system's; or it is parked.
     pub fn stat_now(&self) -> io::Result<Stat> {
-        Stat::of(self.file())
+        Stat::of(self.file()?)
+    }
+
+    /// Tells whether the file is closed for the while.
+    pub fn is_parked(&self) -> bool {
+        self.open.is_none()
+    }
+
+    /// Closes the file; only for one whose name leads to it.
+    pub fn park(&mut self) {
+        self.open = None;
+    }
+
+    /// Opens a parked file again under its name; `head` is the checksum of its first bytes.
+    ///
+    /// Errors: it is there and cannot be opened or read.
+    pub fn reopen(
+        &mut self,
+        open_files: &OpenFiles,
+        name: &Path,
+        read_offset: u64,
+        head: &Checksum,
+    ) -> io::Result<Reopened> {
+        let (file, stat) = match discover::open(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reopened::Moved),
+            opened => opened?,
+        };
+        if stat.inode != self.stat.inode {
+            return Ok(Reopened::Moved);
+        }
+        let n_last = self.last_bytes.len() as u64;
+        let is_same = stat.btime_ns == self.stat.btime_ns
+            && stat.size >= read_offset
+            && head.matches(&file, 0)?
+            && read_range(&file, read_offset - n_last, n_last)? == self.last_bytes;
+        self.open = Some((Bytes::Plain(file), Rc::clone(&open_files.0)));
+        if !is_same {
+            self.stat = stat;
+            return Ok(Reopened::Replaced);
+        }
+        Ok(Reopened::Same)
     }
 
     /// Looks whether the file has changed behind what was read of it, up to `read_offset`.
@@ -94,7 +166,8 @@ impl Harvester {
             return Ok(Look::Same);
         }
         let n_last = self.last_bytes.len() as u64;
-        if n_last > 0 && read_range(self.file(), read_offset - n_last, n_last)? != self.last_bytes {
+        if n_last > 0 && read_range(self.file()?, read_offset - n_last, n_last)? != self.last_bytes
+        {
             return Ok(Look::Replaced);
         }
         Ok(if now.size > read_offset { Look::Grown } else { Look::Same })
@@ -102,7 +175,8 @@ impl Harvester {
 
     /// Reads once into `events`; returns how many bytes came.
     pub fn read_into(&mut self, events: &mut EventBuffer) -> io::Result<usize> {
-        let n = events.read_from(&mut self.bytes)?;
+        let (bytes, _) = self.open.as_mut().ok_or_else(parked)?;
+        let n = events.read_from(bytes)?;
         let fresh = events.fresh_bytes(n.min(GUARD_BYTES_MAX));
         let n_old = self.last_bytes.len().min(GUARD_BYTES_MAX - fresh.len());
         self.last_bytes.drain(..self.last_bytes.len() - n_old);
@@ -110,19 +184,29 @@ impl Harvester {
         Ok(n)
     }
 
-    /// Returns the checksum of the file's head.
-    pub fn head(&self) -> io::Result<Checksum> {
-        Checksum::of_head(self.file())
+    /// Returns the checksums of the file's head and of the bytes right before `offset`.
+    ///
+    /// A parked file is opened for the while, if its name still leads to it.
+    pub fn checksums(&self, name: &Path, offset: u64) -> io::Result<(Checksum, Checksum)> {
+        let of = |file: &File| Ok((Checksum::of_head(file)?, Checksum::before(file, offset)?));
+        if let Ok(file) = self.file() {
+            return of(file);
+        }
+        let (file, stat) = discover::open(name)?;
+        if (stat.inode, stat.btime_ns) != (self.stat.inode, self.stat.btime_ns) {
+            return Err(io::Error::other("its name leads to another file"));
+        }
+        of(&file)
     }
 
-    /// Returns the checksum of the bytes right before `offset`.
-    pub fn guard(&self, offset: u64) -> io::Result<Checksum> {
-        Checksum::before(self.file(), offset)
-    }
-
-    fn file(&self) -> &File {
-        match &self.bytes {
-            Bytes::Plain(file) => file,
+    fn file(&self) -> io::Result<&File> {
+        match &self.open {
+            Some((Bytes::Plain(file), _)) => Ok(file),
+            None => Err(parked()),
         }
     }
+}
+
+fn parked() -> io::Error {
+    io::Error::other("it is parked")
 }
