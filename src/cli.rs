@@ -1,11 +1,14 @@
 //! What a person types; the subcommands, one file each.
 
 pub mod check;
+pub mod checkpoint;
 pub mod demo;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+
+use crate::tail::registry::Repair;
 
 /// `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;
@@ -56,6 +59,116 @@ pub enum Command {
     #[command(after_help = "Example: shipper check -c /etc/shipper/shipper.toml\n\n\
         Opens no connection and writes nothing.\nExit codes: 0 right, 78 wrong.")]
     Check(ConfigArg),
+    /// Show, change or repair what is remembered of each file: how far it was shipped
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  shipper checkpoint list\n  \
+        shipper checkpoint set /var/log/kafka/server.log --offset 0\n\n\
+        Exit codes: 0 done, 64 wrong usage, 65 refused, 74 state directory cannot be used, 75 a \
+        tail runs in it, 78 wrong configuration or damaged registry."
+    )]
+    Checkpoint(CheckpointCommand),
+}
+
+/// What `checkpoint` does.
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// One row for each file that is known; also while a tail runs
+    #[command(after_help = "Example: shipper checkpoint list --json | jq -r .[].name")]
+    List {
+        /// Where the state directory is
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Print all that is known, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Everything that is known of one file; also while a tail runs
+    #[command(after_help = "Example: shipper checkpoint show /var/log/kafka/server.log")]
+    Show {
+        /// Its name, or the path it was written under
+        path: PathBuf,
+        /// Where the state directory is
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ship a file from this byte on; the tail must not run
+    #[command(
+        after_help = "Example: shipper checkpoint set /var/log/kafka/server.log --offset 0\n\n\
+        The offset must be the beginning of a line, or the end of the file."
+    )]
+    Set {
+        /// Its name now
+        path: PathBuf,
+        /// The first byte that is not shipped yet
+        #[arg(long, value_name = "N")]
+        offset: u64,
+        /// Where the state directory is
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Forget a file, and ship it again from its first byte; the tail must not run
+    #[command(after_help = "Example: shipper checkpoint forget /var/log/kafka/server.log.1")]
+    Forget {
+        /// Its name, or the path that it, and all its rotations, were written under
+        path: PathBuf,
+        /// Where the state directory is
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Make a registry usable that the tail refuses; keeps what was there
+    #[command(after_help = "Example: shipper checkpoint repair --accept-prev\n\n\
+        A registry in the backup of the state directory is better than any of these.")]
+    Repair(RepairArgs),
+}
+
+impl CheckpointCommand {
+    /// Returns the configuration file.
+    pub fn config(&self) -> &Path {
+        match self {
+            CheckpointCommand::List { config, .. }
+            | CheckpointCommand::Show { config, .. }
+            | CheckpointCommand::Set { config, .. }
+            | CheckpointCommand::Forget { config, .. }
+            | CheckpointCommand::Repair(RepairArgs { config, .. }) => &config.config,
+        }
+    }
+}
+
+/// What `checkpoint repair` takes: exactly one way.
+#[derive(Debug, clap::Args)]
+#[group(id = "way", required = true, multiple = false, args = ["accept_prev", "from_start", "from_end", "adopt"])]
+pub struct RepairArgs {
+    /// Go on from the previous generation: what was shipped after it is shipped again
+    #[arg(long)]
+    pub accept_prev: bool,
+    /// Forget everything: each file is shipped again from its first byte
+    #[arg(long)]
+    pub from_start: bool,
+    /// Forget everything, and skip what the files hold now, shipped or not
+    #[arg(long)]
+    pub from_end: bool,
+    /// Take over the registry of another host, which must ship these files no more
+    #[arg(long)]
+    pub adopt: bool,
+    /// Where the state directory is
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+impl RepairArgs {
+    /// Returns the one way that was chosen.
+    pub fn choice(&self) -> Repair {
+        match self {
+            RepairArgs { accept_prev: true, .. } => Repair::AcceptPrev,
+            RepairArgs { adopt: true, .. } => Repair::Adopt,
+            RepairArgs { from_end: true, .. } => Repair::FromEnd,
+            _ => Repair::FromStart,
+        }
+    }
 }
 
 /// `-c FILE`.
@@ -75,4 +188,15 @@ pub struct DemoArgs {
     /// Keep the temporary folder, and say where it is
     #[arg(long)]
     pub keep: bool,
+}
+
+/// Makes control characters visible: names, and answers of servers, are data, and none of them
+/// reaches a terminal.
+pub fn plain(text: &str) -> String {
+    let visible = |char: char| {
+        let escape = char.is_control().then(|| char.escape_default());
+        let plain = escape.is_none().then_some(char);
+        escape.into_iter().flatten().chain(plain)
+    };
+    text.chars().flat_map(visible).collect()
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::tail::registry::Repair;
+
 /// Everything that stops a walk.
 #[derive(Debug)]
 pub enum Error {
@@ -26,12 +28,19 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// The registry and its previous generation are both damaged; going on would repeat or skip
+    /// The registry must not be used, nor its previous generation; going on would repeat or skip
     /// lines.
     Registry {
         /// The registry.
         path: PathBuf,
         /// What is wrong with it, and with the previous generation.
+        problem: String,
+        /// The ways out, for `shipper checkpoint repair`.
+        repairs: Vec<Repair>,
+    },
+    /// What was asked of `shipper checkpoint` cannot be done; nothing was changed.
+    Checkpoint {
+        /// Why, and what to do.
         problem: String,
     },
     /// The Kafka client library or our producer cannot go on.
@@ -45,6 +54,11 @@ pub enum Error {
         attempt: &'static str,
         /// Why it failed.
         source: io::Error,
+    },
+    /// At the stop the registry could not be saved.
+    Unsaved {
+        /// The state directory.
+        path: PathBuf,
     },
     /// A stop was asked for, and its time was over before everything was acknowledged.
     Unfinished {
@@ -60,8 +74,9 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Config { .. } | Error::Registry { .. } => 78,
+            Error::Checkpoint { .. } => 65,
             Error::Locked { .. } => 75,
-            Error::State { .. } => 74,
+            Error::State { .. } | Error::Unsaved { .. } => 74,
             Error::Kafka { .. } | Error::Start { .. } | Error::Unfinished { .. } => 1,
         }
     }
@@ -79,15 +94,21 @@ impl fmt::Display for Error {
             Error::State { attempt, path, source } => {
                 write!(f, "cannot {attempt} {}: {source}", path.display())
             }
-            Error::Registry { path, problem } => write!(
+            Error::Registry { path, problem, .. } => write!(
                 f,
-                "the registry {} cannot be read ({problem}); it says how far each file was \
-                 shipped: restore it from a backup, or move the state directory away to ship \
-                 every file again from its first byte",
+                "the registry {} cannot be used: {problem}; it says how far each file was \
+                 shipped, so nothing is shipped before you have restored it from a backup, or \
+                 chosen with `shipper checkpoint repair`",
                 path.display()
             ),
-            Error::Kafka { problem } => f.write_str(problem),
+            Error::Kafka { problem } | Error::Checkpoint { problem } => f.write_str(problem),
             Error::Start { attempt, source } => write!(f, "cannot {attempt}: {source}"),
+            Error::Unsaved { path } => write!(
+                f,
+                "stopped without having saved the registry in {}: what was shipped since it was \
+                 saved last is shipped again at the next start",
+                path.display()
+            ),
             Error::Unfinished { n_records } => write!(
                 f,
                 "stopped before everything was settled: {n_records} records will be read again at \

@@ -1,16 +1,19 @@
 //! The door: arguments, logger, signals, exit code.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
 use clap::Parser as _;
 use crossbeam_channel::{Receiver, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use log_shipper::cli::{Args, Command, ConfigArg, EXIT_USAGE, check, demo};
+use log_shipper::cli::{
+    Args, CheckpointCommand, Command, ConfigArg, EXIT_USAGE, check, checkpoint, demo, plain,
+};
 use log_shipper::config::{Config, Walk};
 use log_shipper::error::Error;
 use log_shipper::metrics::{IndexCounters, TailCounters};
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Tail(arg) => run_tail(&arg),
         Command::Index(arg) => run_index(&arg),
+        Command::Checkpoint(command) => run_checkpoint(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,7 +51,8 @@ fn run_tail(arg: &ConfigArg) -> Result<(), Error> {
     let config = load(arg, Walk::Tail)?;
     start_log(&config);
     let stop = stop_on_signals()?;
-    tail::run(&config, &TailCounters::default(), &stop)
+    let result = tail::run(&config, &TailCounters::default(), &stop);
+    result.inspect_err(|error| say_remedies(error, &arg.config))
 }
 
 fn run_index(arg: &ConfigArg) -> Result<(), Error> {
@@ -55,6 +60,16 @@ fn run_index(arg: &ConfigArg) -> Result<(), Error> {
     start_log(&config);
     let stop = stop_on_signals()?;
     index::run(&config, &Arc::new(IndexCounters::default()), &stop)
+}
+
+fn run_checkpoint(command: &CheckpointCommand) -> Result<(), Error> {
+    start_logger("warn");
+    checkpoint::run(command).inspect_err(|error| say_remedies(error, command.config()))
+}
+
+/// Logs the commands that lead out of a refused start, ready to be copied.
+fn say_remedies(error: &Error, config: &Path) {
+    checkpoint::remedies(error, config).lines().for_each(|line| log::error!("choose: {line}"));
 }
 
 fn load(arg: &ConfigArg, walk: Walk) -> Result<Config, Error> {
@@ -76,37 +91,39 @@ fn abort_on_panic() {
 
 /// Starts the log with what the configuration means.
 fn start_log(config: &Config) {
-    let filter = env_logger::Env::default().default_filter_or("info");
+    start_logger("info");
+    log::info!("shipper {}", env!("CARGO_PKG_VERSION"));
+    check::summary(config).lines().for_each(|line| log::info!("config: {line}"));
+}
+
+/// File names and answers of servers are data: no control character of them reaches a terminal.
+fn start_logger(level: &str) {
+    let filter = env_logger::Env::default().default_filter_or(level);
     env_logger::Builder::from_env(filter)
         .format(|out, record| {
             let time = out.timestamp_seconds();
             writeln!(out, "{time} {:<5} {}", record.level(), plain(&record.args().to_string()))
         })
         .init();
-    log::info!("shipper {}", env!("CARGO_PKG_VERSION"));
-    check::summary(config).lines().for_each(|line| log::info!("config: {line}"));
-}
-
-/// File names and answers of servers are data: no control character of them reaches a terminal.
-fn plain(text: &str) -> String {
-    let visible = |char: char| {
-        let escape = char.is_control().then(|| char.escape_default());
-        let plain = escape.is_none().then_some(char);
-        escape.into_iter().flatten().chain(plain)
-    };
-    text.chars().flat_map(visible).collect()
 }
 
 /// Gives a message at the first SIGTERM or SIGINT; the second ends the process at once, which
-/// loses nothing: restart is the tested path.
+/// loses nothing: restart is the tested path. SIGHUP, which ends a process that knows nothing of
+/// it, is answered: the configuration is read at the start only.
 fn stop_on_signals() -> Result<Receiver<()>, Error> {
     let start = |source| Error::Start { attempt: "listen for signals", source };
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(start)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(start)?;
     let (sender, stop) = bounded(1);
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            let mut signals = signals.forever();
+            let is_stop = |signal: &i32| {
+                if *signal == SIGHUP {
+                    log::warn!("SIGHUP: the configuration is read at the start only: restart");
+                }
+                *signal != SIGHUP
+            };
+            let mut signals = signals.forever().filter(is_stop);
             if let Some(signal) = signals.next() {
                 log::info!("stopping: signal {signal}; once more to stop at once");
                 // Full or unheard only if the walk has ended by itself.

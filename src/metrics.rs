@@ -65,6 +65,8 @@ pub struct TailCounters {
     pub records_maybe_repeated: Counter,
     /// Batches that the broker acknowledged.
     pub batches_acked: Counter,
+    /// Tries to save the registry that failed.
+    pub saves_failed: Counter,
 }
 
 impl fmt::Display for TailCounters {
@@ -86,6 +88,7 @@ impl fmt::Display for TailCounters {
             ("records_rejected", &self.records_rejected),
             ("records_maybe_repeated", &self.records_maybe_repeated),
             ("batches_acked", &self.batches_acked),
+            ("saves_failed", &self.saves_failed),
         ];
         write_counters(f, &counters)
     }

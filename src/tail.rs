@@ -46,6 +46,7 @@ use encode::Origin;
 use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
 use harvester::{Harvester, Look, OpenFiles};
 use multiline::EventBuffer;
+use registry::trouble::SaveTrouble;
 use registry::{Entry, Registry, Saver};
 
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
@@ -110,7 +111,7 @@ struct Hub<'a> {
     dirty: bool,
     saving: bool,
     save_due: Instant,
-    save_failed: bool,
+    save_trouble: SaveTrouble,
 }
 
 struct Stream {
@@ -170,6 +171,10 @@ struct Life {
     /// The offset that `guard` guards.
     saved_offset: Option<u64>,
     guard: Checksum,
+    /// When it was found, and when its offset was last seen to have moved, in milliseconds since
+    /// 1970.
+    first_seen_ms: i64,
+    last_seen_ms: i64,
     queued: bool,
     deadline: Option<Instant>,
     seen_in_scan: u64,
@@ -257,7 +262,7 @@ impl<'a> Hub<'a> {
             dirty: false,
             saving: false,
             save_due: now,
-            save_failed: false,
+            save_trouble: SaveTrouble::default(),
         }
     }
 
@@ -721,27 +726,18 @@ impl<'a> Hub<'a> {
     fn on_saved(&mut self, result: Result<io::Result<()>, crossbeam_channel::RecvError>) {
         self.saving = false;
         let saved = result.unwrap_or_else(|_| Err(io::Error::other("the registry's thread died")));
+        let now = Instant::now();
         let mut pause = self.config.tail.save_interval;
         match saved {
-            Ok(()) if self.save_failed => {
-                self.save_failed = false;
-                log::info!("the registry is saved again");
-            }
-            Ok(()) => {}
+            Ok(()) => self.save_trouble.succeeded(now),
             Err(error) => {
-                if !self.save_failed {
-                    log::error!(
-                        "cannot save the registry in {}: {error}; shipping goes on, but what is \
-                         shipped from now on is repeated after a restart",
-                        self.config.state_dir.display()
-                    );
-                }
-                self.save_failed = true;
+                self.counters.saves_failed.add(1);
                 self.dirty = true;
-                pause = pause.max(Duration::from_secs(1));
+                let wait = self.save_trouble.failed(&self.config.state_dir, &error, now);
+                pause = pause.max(wait);
             }
         }
-        self.save_due = Instant::now() + pause;
+        self.save_due = now + pause;
     }
 
     fn entries(&mut self) -> Vec<Entry> {
@@ -769,6 +765,9 @@ impl<'a> Hub<'a> {
         let saved = self.saver.results.recv();
         self.on_saved(saved);
         log::info!("tail stopped: {}", self.counters);
+        if self.save_trouble.is_on() {
+            return result.and(Err(Error::Unsaved { path: self.config.state_dir.clone() }));
+        }
         result
     }
 
@@ -841,6 +840,9 @@ impl Life {
         if let Ok((head, guard)) = self.harvester.checksums(&self.name, offset)
             && u64::from(guard.len) == offset.min(GUARD_BYTES_MAX as u64)
         {
+            if self.saved_offset != Some(offset) {
+                self.last_seen_ms = now_ms();
+            }
             (self.head, self.guard, self.saved_offset) = (head, guard, Some(offset));
         }
     }
@@ -861,6 +863,10 @@ impl Life {
             offset: self.saved_offset.unwrap_or(0),
             guard: self.guard,
             done: false,
+            size: stat.size,
+            first_seen_ms: self.first_seen_ms,
+            last_seen_ms: self.last_seen_ms,
+            missed_since_ms: None,
         }
     }
 }

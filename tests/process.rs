@@ -6,7 +6,6 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
@@ -107,6 +106,7 @@ fn a_state_folder_that_cannot_be_made_is_74() {
 
 // ---- one state folder ----
 
+/// Torture: 59.
 #[test]
 fn a_second_process_on_the_same_state_is_75_and_the_first_goes_on() {
     let mut scene = Scene::new("server.log");
@@ -120,6 +120,7 @@ fn a_second_process_on_the_same_state_is_75_and_the_first_goes_on() {
     assert_eq!(scene.values_after(2, first), numbered(0..2));
 }
 
+/// Torture: 56.
 #[test]
 fn a_damaged_registry_goes_back_one_generation_and_loses_nothing() {
     let mut scene = Scene::new("server.log");
@@ -144,6 +145,7 @@ fn a_damaged_registry_goes_back_one_generation_and_loses_nothing() {
     assert_eq!(values[values.len() - 2..], numbered(10..12));
 }
 
+/// Torture: 56.
 #[test]
 fn a_registry_damaged_twice_is_78_says_what_to_do_and_ships_nothing() {
     let mut scene = Scene::new("server.log");
@@ -157,14 +159,22 @@ fn a_registry_damaged_twice_is_78_says_what_to_do_and_ships_nothing() {
     let output = run(&["tail", "-c", scene.config().to_str().expect("UTF-8")]);
     let problem = text(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{problem}");
-    for says in ["registry.json", "restore it from a backup", "move the state directory away"] {
+    let config = scene.config().display().to_string();
+    for says in [
+        "registry.json",
+        "from a backup",
+        &format!("shipper checkpoint repair -c {config} --from-start"),
+        &format!("shipper checkpoint repair -c {config} --from-end"),
+    ] {
         assert!(problem.contains(says), "{problem}");
     }
+    assert!(!problem.contains("--accept-prev"), "{problem}");
     assert_eq!(scene.values(), numbered(0..1));
 }
 
 // ---- signals ----
 
+/// Torture: 44.
 #[test]
 fn sigterm_and_sigint_end_both_walks_with_0() {
     for signal in [Signal::TERM, Signal::INT] {
@@ -187,6 +197,7 @@ fn sigterm_and_sigint_end_both_walks_with_0() {
     }
 }
 
+/// Torture: 45.
 #[test]
 fn a_second_signal_ends_at_once_and_loses_nothing() {
     let mut scene = Scene::new("server.log");
@@ -207,6 +218,7 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
     assert_eq!(scene.values_after(6, shipper), numbered(0..6));
 }
 
+/// Torture: 44.
 #[test]
 fn a_stop_that_cannot_finish_says_how_much_is_left_and_loses_nothing() {
     let mut scene = Scene::new("server.log");
@@ -225,6 +237,7 @@ fn a_stop_that_cannot_finish_says_how_much_is_left_and_loses_nothing() {
     assert_eq!(scene.values_after(6, shipper), numbered(0..6));
 }
 
+/// Torture: 47.
 #[test]
 fn an_interrupted_pipe_of_its_log_does_not_end_it() {
     let mut scene = Scene::new("server.log");
@@ -334,20 +347,16 @@ fn a_registry_that_cannot_be_saved_is_said_once_and_healed() {
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);
     scene.wait_for_entry("server.log", "\"offset\":21");
-    let away = scene.state.path().join("away");
-    rename(&scene.state_dir(), &away);
+    let in_the_way = scene.state_dir().join("registry.json.tmp");
+    fs::create_dir(&in_the_way).expect("made");
     scene.logs.append("server.log", lines(3..6));
     scene.wait_for_records(6, &shipper);
     shipper.wait_for_log("cannot save the registry", LIMIT);
-    rename(&away, &scene.state_dir());
+    fs::remove_dir(&in_the_way).expect("removed");
     shipper.wait_for_log("the registry is saved again", LIMIT);
     assert_eq!(shipper.log().matches("cannot save the registry").count(), 1);
     assert_eq!(scene.values_after(6, shipper), numbered(0..6));
     scene.wait_for_entry("server.log", "\"offset\":42");
-}
-
-fn rename(from: &Path, to: &Path) {
-    fs::rename(from, to).expect("renamed");
 }
 
 // ---- records that no broker takes ----

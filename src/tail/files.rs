@@ -21,6 +21,7 @@ use super::open_files::is_exhausted;
 use super::registry::{Entry, StoredPath};
 use super::{Finished, Hub, Life, OpenBatch, Phase, Stream};
 use crate::config::StartAt;
+use crate::kafka::record_batch::now_ms;
 use crate::record::SourceId;
 
 /// Finished lives remembered for each stream whose rotated files no input matches. A later
@@ -39,6 +40,8 @@ struct Begin {
     offset: u64,
     number: u32,
     file_id: Option<String>,
+    /// When it was found, in milliseconds since 1970.
+    first_seen_ms: i64,
     /// It grew after it had been finished.
     late: bool,
 }
@@ -113,6 +116,8 @@ impl Hub<'_> {
             self.forget_absent();
         }
         self.look_at_open_files();
+        // Deleted or replaced behind us: nothing that was saved is there any more.
+        self.dirty |= !self.saver.folder.is_in_place();
     }
 
     /// Tells whether a found name belongs to a life that is known, and notes the name.
@@ -277,7 +282,8 @@ impl Hub<'_> {
         }
         self.refused.remove(&found.path);
         let known = self.take_entry(&stat);
-        let mut begin = Begin { offset: 0, number: 0, file_id: None, late: false };
+        let first_seen_ms = now_ms();
+        let mut begin = Begin { offset: 0, number: 0, file_id: None, first_seen_ms, late: false };
         match known.as_ref().map(|entry| compare(entry, &file, &stat)) {
             Some(Ok(Identity::Same)) => {
                 let entry = known.expect("compared");
@@ -290,6 +296,7 @@ impl Hub<'_> {
                 begin.offset = entry.offset;
                 begin.number = entry.life;
                 begin.file_id = entry.file_id;
+                begin.first_seen_ms = entry.first_seen_ms;
                 // Back under its path it is the current file, not a late one.
                 begin.late = entry.done && found.path != self.streams[stream].path;
             }
@@ -370,6 +377,8 @@ impl Hub<'_> {
             head: Checksum::default(),
             saved_offset: None,
             guard: Checksum::default(),
+            first_seen_ms: begin.first_seen_ms,
+            last_seen_ms: begin.first_seen_ms,
             queued: false,
             deadline: None,
             seen_in_scan: self.n_scans,
@@ -396,7 +405,13 @@ impl Hub<'_> {
         self.log_truncated(&old.name, old.events.read_offset(), size);
         let stream = old.stream;
         let at = self.streams[stream].queue.iter().position(|queued| *queued == source);
-        let begin = Begin { offset: 0, number: old.number + 1, file_id: None, late: at.is_none() };
+        let begin = Begin {
+            offset: 0,
+            number: old.number + 1,
+            file_id: None,
+            first_seen_ms: now_ms(),
+            late: at.is_none(),
+        };
         let seen_in_scan = old.seen_in_scan;
         self.open_life(stream, old.name, old.harvester.begin_again(), begin);
         if let Some(at) = at {

@@ -4,9 +4,11 @@
 //! life of a file, sorted by path and inode, so that `cat` and `diff` are enough in an incident.
 //!
 //! ```text
-//! {"magic":"shipper-registry","format":1,"min_reader":1,"generation":7,"host":"k1","len":301,"crc32c":123}
+//! {"magic":"shipper-registry","format":2,...,"generation":7,"host":"k1","len":301,"crc32c":123}
 //! {"path":"/var/log/kafka/server.log","name":"/var/log/kafka/server.log","inode":...,"offset":...}
 //! ```
+//!
+//! [`format`] reads and writes these bytes, [`folder`] holds the state directory.
 //!
 //! A crash at any moment leaves a valid registry behind:
 //! 1. a temporary file is written and fsync'd (a crash leaves it behind; it is never read);
@@ -16,12 +18,20 @@
 //!
 //! A failed fsync is never repeated on the same file, for the kernel marks the pages clean: the
 //! next try writes a new one. The live file is never opened for writing: on a full disk the old
-//! content would go first. Source: "Can Applications Recover from fsync Failures?", ATC'20.
+//! content would go first. The state directory may be taken away while we run: the next save makes
+//! it anew and puts everything into it.
+//!
+//! At the start a registry that is damaged or gone is replaced by its previous generation. Where
+//! that is not whole either, or where the registry is another host's or a newer version's, the
+//! start is refused, and [`Damaged`] is what `shipper checkpoint repair` does about it. Source: "Can Applications Recover from fsync Failures?", ATC'20.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+pub mod folder;
+pub mod format;
+pub mod trouble;
+
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -29,14 +39,18 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::tail::fingerprint::{Checksum, Inode};
+use crate::kafka::record_batch::now_ms;
+use crate::tail::fingerprint::{Checksum, Inode, Stat};
 
-const MAGIC: &str = "shipper-registry";
-const FORMAT: u32 = 1;
+use folder::{FolderWatch, StateFolder};
+use format::{Damage, FORMAT, Snapshot};
+
+const REGISTRY: &str = "registry.json";
+const PREVIOUS: &str = "registry.json.prev";
+const TEMPORARY: &str = "registry.json.tmp";
 
 /// What is remembered of one life of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Entry {
     /// The path it is, or was, written under: its stream.
     pub path: StoredPath,
@@ -60,6 +74,49 @@ pub struct Entry {
     pub guard: Checksum,
     /// It was read to its end after its rotation, and all of it is settled.
     pub done: bool,
+    /// Bytes it held when last seen.
+    #[serde(default)]
+    pub size: u64,
+    /// When it was found, in milliseconds since 1970; 0 if a version that kept no times found it.
+    #[serde(default)]
+    pub first_seen_ms: i64,
+    /// When its offset last moved, in milliseconds since 1970.
+    #[serde(default)]
+    pub last_seen_ms: i64,
+    /// Since when no name leads to it, or no input matches its name, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed_since_ms: Option<i64>,
+}
+
+impl Entry {
+    /// Returns an entry for the first life of a file, everything before `offset` being settled.
+    ///
+    /// Errors: the file cannot be read.
+    pub fn of(
+        file: &File,
+        stat: &Stat,
+        path: &Path,
+        name: &Path,
+        offset: u64,
+    ) -> io::Result<Entry> {
+        Ok(Entry {
+            path: path.into(),
+            name: name.into(),
+            inode: stat.inode,
+            btime_ns: stat.btime_ns,
+            mtime_ns: stat.mtime_ns,
+            life: 0,
+            file_id: None,
+            head: Checksum::of_head(file)?,
+            offset,
+            guard: Checksum::before(file, offset)?,
+            done: false,
+            size: stat.size,
+            first_seen_ms: now_ms(),
+            last_seen_ms: now_ms(),
+            missed_since_ms: None,
+        })
+    }
 }
 
 /// A path as it stands in JSON: text, or bytes where it is not UTF-8.
@@ -90,125 +147,94 @@ impl From<&StoredPath> for PathBuf {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Header {
-    magic: String,
-    /// Layout of what follows.
-    format: u32,
-    /// Oldest layout whose reader understands this file.
-    min_reader: u32,
-    /// Grows with each save.
-    generation: u64,
-    /// Who wrote it; a copy on another host must not be taken for its own.
-    host: String,
-    /// Bytes that follow the header line.
-    len: u64,
-    /// Their checksum.
-    crc32c: u32,
+/// A way out of a refused start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    /// Go on from the previous generation.
+    AcceptPrev,
+    /// Take over what another host wrote.
+    Adopt,
+    /// Forget everything: each file is shipped again from its first byte.
+    FromStart,
+    /// Forget everything, and take what the files hold now for shipped.
+    FromEnd,
 }
 
 /// The state directory, held by this process alone, and what the registry in it said.
 #[derive(Debug)]
 pub struct Registry {
-    folder: PathBuf,
+    folder: StateFolder,
     host: String,
     generation: u64,
-    /// Kept open: the lock ends with the process, however it ends.
-    _lock: File,
+    /// The format of the registry on disk, where it is one to go back to.
+    format: Option<u32>,
 }
 
 impl Registry {
     /// Locks the state directory and loads what is remembered.
     ///
     /// Errors: [`Error::Locked`] while another process works there; [`Error::Registry`] where
-    /// neither the registry nor its previous generation is whole; [`Error::State`].
+    /// neither the registry nor its previous generation can be used; [`Error::State`].
     pub fn open(folder: &Path, host: &str) -> Result<(Registry, Vec<Entry>), Error> {
-        fs::create_dir_all(folder).map_err(|source| state("make", folder, source))?;
-        let lock = lock(&folder.join("lock"))?;
-        let path = folder.join("registry.json");
-        let previous = folder.join("registry.json.prev");
-        let loaded = match load(&path, host) {
-            Ok(loaded) => loaded,
-            Err(Damage::Missing) => match load(&previous, host) {
-                Err(Damage::Missing) => (0, Vec::new()),
-                Ok(loaded) => {
-                    log::warn!("{} is gone, going on from {}", path.display(), previous.display());
-                    loaded
-                }
-                Err(Damage::Problem(problem)) => {
-                    return Err(Error::Registry {
-                        path,
-                        problem: format!("gone; previous: {problem}"),
-                    });
-                }
-            },
-            Err(Damage::Problem(problem)) => match load(&previous, host) {
-                Ok(loaded) => {
-                    log::warn!(
-                        "{}: {problem}; going on from {}, what was shipped since is repeated",
-                        path.display(),
-                        previous.display()
-                    );
-                    loaded
-                }
-                Err(Damage::Missing) => {
-                    let problem = format!("{problem}; no previous generation");
-                    return Err(Error::Registry { path, problem });
-                }
-                Err(Damage::Problem(other)) => {
-                    let problem = format!("{problem}; previous generation: {other}");
-                    return Err(Error::Registry { path, problem });
-                }
-            },
+        let folder = StateFolder::lock(folder)?;
+        let (snapshot, format) = match find(folder.path(), host) {
+            Found::Whole(snapshot) => {
+                let format = Some(snapshot.format);
+                (snapshot, format)
+            }
+            Found::Older(snapshot, problem) => {
+                log::warn!(
+                    "{}: {problem}; going on from its previous generation, what was shipped since \
+                     is repeated",
+                    folder.path().join(REGISTRY).display(),
+                );
+                (snapshot, None)
+            }
+            Found::Nothing if !folder.had_registry() => {
+                (Snapshot { generation: 0, format: FORMAT, entries: Vec::new() }, None)
+            }
+            Found::Nothing => return Err(refusal(folder.path(), host, &Damage::Missing)),
+            Found::Unusable(damage) => return Err(refusal(folder.path(), host, &damage)),
         };
-        let (generation, entries) = loaded;
-        let registry =
-            Registry { folder: folder.into(), host: host.into(), generation, _lock: lock };
-        Ok((registry, entries))
+        let Snapshot { generation, entries, .. } = snapshot;
+        Ok((Registry { folder, host: host.into(), generation, format }, entries))
     }
 
     /// Replaces the registry; when this returns, the new one survives a power cut.
     ///
     /// Errors: the disk's; the registry is then the one before, and another try may be made.
     pub fn save(&mut self, entries: &mut [Entry]) -> io::Result<()> {
-        entries.sort_by(|a, b| (&a.path, a.inode.ino, a.life).cmp(&(&b.path, b.inode.ino, b.life)));
-        let mut body = Vec::with_capacity(entries.len() * 512);
-        for entry in entries.iter() {
-            serde_json::to_writer(&mut body, entry)?;
-            body.push(b'\n');
+        if self.folder.hold()? {
+            log::error!(
+                "the state directory {} was deleted or replaced while we worked in it: it is made \
+                 and written anew",
+                self.folder.path().display()
+            );
         }
-        let header = Header {
-            magic: MAGIC.into(),
-            format: FORMAT,
-            min_reader: FORMAT,
-            generation: self.generation + 1,
-            host: self.host.clone(),
-            len: body.len() as u64,
-            crc32c: crc32c::crc32c(&body),
-        };
-        let mut bytes = serde_json::to_vec(&header)?;
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&body);
+        let bytes = format::encode(self.generation + 1, &self.host, entries);
         self.replace(&bytes)?;
         self.generation += 1;
-        Ok(())
+        self.format = Some(FORMAT);
+        self.folder.note_registry()
     }
 
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
-        let path = self.folder.join("registry.json");
-        let previous = self.folder.join("registry.json.prev");
-        let temporary = self.folder.join("registry.json.tmp");
-        remove_if_there(&temporary)?;
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        if path.exists() {
-            remove_if_there(&previous)?;
-            fs::hard_link(&path, &previous)?;
+        self.folder.write_new(TEMPORARY, bytes)?;
+        if self.folder.has(REGISTRY)? {
+            match self.format {
+                Some(format) => {
+                    if format < FORMAT {
+                        // For whoever goes back to the version that wrote it.
+                        self.folder.link(REGISTRY, &format!("{REGISTRY}.v{format}"))?;
+                    }
+                    self.folder.link(REGISTRY, PREVIOUS)?;
+                }
+                // Damaged: it must not take the place of the generation that we came from.
+                None => drop(set_aside(&self.folder, REGISTRY)?),
+            }
         }
-        fs::rename(&temporary, &path)?;
-        File::open(&self.folder)?.sync_all()
+        self.folder.rename(TEMPORARY, REGISTRY)?;
+        self.folder.sync()
     }
 
     /// Moves saving to a thread of its own, for fsync may take seconds on a busy disk.
@@ -217,6 +243,7 @@ impl Registry {
     pub fn into_saver(mut self) -> Result<Saver, Error> {
         let (entries, to_save) = bounded::<Vec<Entry>>(1);
         let (saved, results) = bounded(1);
+        let folder = self.folder.watch();
         thread::Builder::new()
             .name("registry".into())
             .spawn(move || {
@@ -227,7 +254,7 @@ impl Registry {
                 }
             })
             .map_err(|source| Error::Start { attempt: "start the registry's thread", source })?;
-        Ok(Saver { entries, results })
+        Ok(Saver { entries, results, folder })
     }
 }
 
@@ -238,78 +265,172 @@ pub struct Saver {
     pub entries: Sender<Vec<Entry>>,
     /// One result for each snapshot.
     pub results: Receiver<io::Result<()>>,
+    /// Tells whether what was saved is still there.
+    pub folder: FolderWatch,
 }
 
-fn state(attempt: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::State { attempt, path: path.into(), source }
-}
-
-fn lock(path: &Path) -> Result<File, Error> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|source| state("open", path, source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(Error::Locked { path: path.into() }),
-        Err(fs::TryLockError::Error(source)) => Err(state("lock", path, source)),
+/// Loads what is remembered, as [`Registry::open`] would, beside a process that works there.
+///
+/// Returns nothing where no registry is; what is wrong with the registry comes with what its
+/// previous generation says.
+/// Errors: [`Error::Registry`].
+pub fn read(folder: &Path, host: &str) -> Result<(Option<Snapshot>, Option<String>), Error> {
+    match find(folder, host) {
+        Found::Whole(snapshot) => Ok((Some(snapshot), None)),
+        Found::Older(snapshot, problem) => Ok((Some(snapshot), Some(problem))),
+        Found::Nothing => Ok((None, None)),
+        Found::Unusable(damage) => Err(refusal(folder, host, &damage)),
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// A state directory, held by this process alone, whose registry is refused.
+#[derive(Debug)]
+pub struct Damaged {
+    folder: StateFolder,
+    host: String,
+}
+
+impl Damaged {
+    /// Locks the state directory; gives nothing if its registry needs no repair.
+    ///
+    /// Errors: [`Error::Locked`] while another process works there; [`Error::State`].
+    pub fn open(folder: &Path, host: &str) -> Result<Option<Damaged>, Error> {
+        let folder = StateFolder::lock(folder)?;
+        let is_refused = match find(folder.path(), host) {
+            Found::Whole(_) | Found::Older(..) => false,
+            Found::Nothing => folder.had_registry(),
+            Found::Unusable(_) => true,
+        };
+        Ok(is_refused.then(|| Damaged { folder, host: host.into() }))
+    }
+
+    /// Returns the previous generation, if it is whole.
+    pub fn previous(&self) -> Result<Snapshot, Damage> {
+        load(&self.folder.path().join(PREVIOUS), &self.host)
+    }
+
+    /// Returns the name of the host that wrote the registry, and what it wrote, if it was another.
+    pub fn foreign(&self) -> Option<(String, Snapshot)> {
+        let path = self.folder.path().join(REGISTRY);
+        let Err(Damage::Foreign { host }) = load(&path, &self.host) else {
+            return None;
+        };
+        let snapshot = load(&path, &host).ok()?;
+        Some((host, snapshot))
+    }
+
+    /// Begins anew with these entries, and returns the paths under which what was there is kept.
+    ///
+    /// A crash on the way leaves a registry that is refused again, or the new one.
+    /// Errors: [`Error::State`].
+    pub fn replace(
+        mut self,
+        generation: u64,
+        entries: &mut [Entry],
+    ) -> Result<Vec<PathBuf>, Error> {
+        let path = self.folder.path().to_path_buf();
+        let failed = |attempt| {
+            let path = path.clone();
+            move |source| Error::State { attempt, path, source }
+        };
+        self.folder.note_registry().map_err(failed("write into"))?;
+        let kept = self.keep_damaged().map_err(failed("rename the damaged registry in"))?;
+        let Damaged { folder, host } = self;
+        let mut registry = Registry { folder, host, generation, format: None };
+        registry.save(entries).map_err(failed("save the registry in"))?;
+        Ok(kept)
+    }
+
+    fn keep_damaged(&self) -> io::Result<Vec<PathBuf>> {
+        let mut kept = Vec::new();
+        for name in [REGISTRY, PREVIOUS] {
+            let is_whole = load(&self.folder.path().join(name), &self.host).is_ok();
+            if !is_whole && self.folder.has(name)? {
+                kept.push(set_aside(&self.folder, name)?);
+            }
+        }
+        self.folder.sync()?;
+        Ok(kept)
     }
 }
 
-/// Why a registry cannot be used.
-#[derive(Debug, PartialEq, Eq)]
-enum Damage {
-    /// It is not there.
-    Missing,
-    /// It is not what was written.
-    Problem(String),
+/// Renames what cannot be used to `NAME.damaged-N`, and returns its new path.
+fn set_aside(folder: &StateFolder, name: &str) -> io::Result<PathBuf> {
+    let mut n = 1;
+    while folder.has(&format!("{name}.damaged-{n}"))? {
+        n += 1;
+    }
+    let damaged = format!("{name}.damaged-{n}");
+    folder.rename(name, &damaged)?;
+    Ok(folder.path().join(damaged))
 }
 
-fn load(path: &Path, host: &str) -> Result<(u64, Vec<Entry>), Damage> {
+/// What a state directory holds.
+enum Found {
+    /// A registry.
+    Whole(Snapshot),
+    /// Only its previous generation, for what is said of the registry.
+    Older(Snapshot, String),
+    /// Neither.
+    Nothing,
+    /// Nothing that may be used.
+    Unusable(Damage),
+}
+
+fn find(folder: &Path, host: &str) -> Found {
+    let damage = match load(&folder.join(REGISTRY), host) {
+        Ok(snapshot) => return Found::Whole(snapshot),
+        Err(damage @ (Damage::Newer { .. } | Damage::Foreign { .. })) => {
+            return Found::Unusable(damage);
+        }
+        Err(damage) => damage,
+    };
+    match (load(&folder.join(PREVIOUS), host), damage) {
+        (Ok(snapshot), damage) => Found::Older(snapshot, describe(&damage, host)),
+        (Err(Damage::Missing), Damage::Missing) => Found::Nothing,
+        (Err(_), damage) => Found::Unusable(damage),
+    }
+}
+
+fn load(path: &Path, host: &str) -> Result<Snapshot, Damage> {
     match fs::read(path) {
-        Ok(bytes) => decode(&bytes, host).map_err(Damage::Problem),
+        Ok(bytes) => format::decode(&bytes, host),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Damage::Missing),
-        Err(error) => Err(Damage::Problem(error.to_string())),
+        Err(error) => Err(Damage::Damaged(format!("it cannot be read: {error}"))),
     }
 }
 
-fn decode(bytes: &[u8], host: &str) -> Result<(u64, Vec<Entry>), String> {
-    let end = memchr::memchr(b'\n', bytes).ok_or("it has no header line")?;
-    let header: Header = serde_json::from_slice(&bytes[..end])
-        .map_err(|error| format!("its header cannot be read: {error}"))?;
-    if header.magic != MAGIC {
-        return Err("it is not a registry of shipper".into());
+/// Says why the start is refused, and which ways out there are.
+fn refusal(folder: &Path, host: &str, damage: &Damage) -> Error {
+    let previous = load(&folder.join(PREVIOUS), host);
+    let mut problem = describe(damage, host);
+    let mut repairs = vec![Repair::FromStart, Repair::FromEnd];
+    match (&previous, damage) {
+        (Ok(_), _) => repairs.insert(0, Repair::AcceptPrev),
+        (Err(previous), Damage::Missing | Damage::Damaged(_)) => {
+            problem += &format!("; its previous generation: {}", describe(previous, host));
+        }
+        (Err(_), _) => {}
     }
-    if header.min_reader > FORMAT {
-        let format = header.format;
-        return Err(format!(
-            "a newer version wrote it, in format {format}; this one reads {FORMAT}"
-        ));
+    if matches!(damage, Damage::Foreign { .. }) {
+        repairs.insert(0, Repair::Adopt);
     }
-    if header.host != host {
-        return Err(format!(
-            "it was written on host {:?}, and this is {host:?}: set `host` if the host was renamed",
-            header.host
-        ));
+    Error::Registry { path: folder.join(REGISTRY), problem, repairs }
+}
+
+fn describe(damage: &Damage, host: &str) -> String {
+    match damage {
+        Damage::Missing => "it is gone".into(),
+        Damage::Damaged(problem) => problem.clone(),
+        Damage::Newer { format, written_by } => format!(
+            "shipper {written_by} wrote it in format {format}, and this version reads up to \
+             {FORMAT}: install {written_by} or newer"
+        ),
+        Damage::Foreign { host: other } => format!(
+            "it was written on host {other:?}, and this is {host:?}: a copy of its disk must not \
+             go on in its place; set `host` if the host was renamed"
+        ),
     }
-    let body = &bytes[end + 1..];
-    if body.len() as u64 != header.len || crc32c::crc32c(body) != header.crc32c {
-        return Err("its checksum is wrong".into());
-    }
-    let lines = body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    let entries: Result<Vec<Entry>, _> = lines.map(serde_json::from_slice).collect();
-    let entries = entries.map_err(|error| format!("an entry cannot be read: {error}"))?;
-    Ok((header.generation, entries))
 }
 
 #[cfg(test)]
@@ -329,6 +450,10 @@ mod tests {
             offset,
             guard: Checksum::of(b"guard"),
             done: false,
+            size: offset,
+            first_seen_ms: 7,
+            last_seen_ms: 8,
+            missed_since_ms: None,
         }
     }
 
@@ -350,6 +475,7 @@ mod tests {
         assert_eq!(PathBuf::from(&second.name), not_utf8);
     }
 
+    /// Torture: 56.
     #[test]
     fn any_damage_gives_the_previous_generation_and_never_anything_else() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -368,10 +494,25 @@ mod tests {
             ] {
                 fs::write(&path, &damaged).expect("written");
                 let (_registry, entries) = open(folder.path()).expect("previous generation");
-                // A flipped bit in `format` or `generation` alone does no harm.
-                assert!(entries == before || entries[0].offset == 2, "byte {at}: {entries:?}");
+                assert_eq!(entries, before, "byte {at}");
             }
         }
+    }
+
+    #[test]
+    fn a_damaged_registry_never_takes_the_place_of_its_previous_generation() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut registry, _) = open(folder.path()).expect("first start");
+        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved");
+        registry.save(&mut [entry("/l/server.log", 2)]).expect("saved");
+        drop(registry);
+        let previous = fs::read(folder.path().join(PREVIOUS)).expect("read");
+        fs::write(folder.path().join(REGISTRY), "damaged").expect("written");
+        let (mut registry, _) = open(folder.path()).expect("previous generation");
+        registry.save(&mut [entry("/l/server.log", 3)]).expect("saved");
+        assert_eq!(fs::read(folder.path().join(PREVIOUS)).expect("read"), previous);
+        let kept = fs::read(folder.path().join("registry.json.damaged-1")).expect("kept");
+        assert_eq!(kept, b"damaged");
     }
 
     #[test]
@@ -384,6 +525,56 @@ mod tests {
     }
 
     #[test]
+    fn only_a_folder_without_a_past_is_a_first_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // Died before its first save.
+        drop(open(folder.path()).expect("first start"));
+        let (mut registry, _) = open(folder.path()).expect("first start, again");
+        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved");
+        drop(registry);
+        for name in [REGISTRY, PREVIOUS] {
+            let _ = fs::remove_file(folder.path().join(name));
+        }
+        let error = open(folder.path()).expect_err("refused");
+        assert!(error.to_string().contains("it is gone"), "{error}");
+        assert_eq!(error.exit_code(), 78, "{error}");
+    }
+
+    /// Torture: 57, 64.
+    #[test]
+    fn a_registry_of_format_1_is_taken_over_and_kept_for_a_way_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let golden = include_bytes!("../../tests/data/registry/format-1.json");
+        fs::write(folder.path().join(REGISTRY), golden).expect("written");
+        let (mut registry, mut entries) =
+            Registry::open(folder.path(), "kafka-1").expect("format 1");
+        registry.save(&mut entries).expect("saved");
+        registry.save(&mut entries).expect("saved");
+        drop(registry);
+        let kept = fs::read(folder.path().join("registry.json.v1")).expect("kept");
+        assert_eq!(kept, golden);
+        let (_registry, again) = Registry::open(folder.path(), "kafka-1").expect("format 2");
+        assert_eq!(again, entries);
+    }
+
+    #[test]
+    fn what_is_newer_or_foreign_is_refused_and_never_replaced_by_an_older_generation() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut registry, _) = open(folder.path()).expect("first");
+        registry.save(&mut []).expect("saved");
+        drop(registry);
+        let (registry, previous) = (folder.path().join(REGISTRY), folder.path().join(PREVIOUS));
+        fs::rename(&registry, &previous).expect("renamed");
+        let golden = include_bytes!("../../tests/data/registry/format-1.json");
+        fs::write(&registry, golden).expect("written");
+        let Err(Error::Registry { repairs, .. }) = open(folder.path()) else {
+            panic!("not refused");
+        };
+        assert_eq!(repairs[..2], [Repair::Adopt, Repair::AcceptPrev]);
+    }
+
+    /// Torture: 59, 60.
+    #[test]
     fn a_second_process_and_another_host_are_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut registry, _) = open(folder.path()).expect("first");
@@ -394,12 +585,39 @@ mod tests {
         assert!(other.to_string().contains("written on host \"h\""), "{other}");
     }
 
+    /// Torture: 55.
+    #[test]
+    fn a_folder_that_is_taken_away_is_made_anew_with_all_that_is_known() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = parent.path().join("state");
+        let (mut registry, _) = open(&folder).expect("first start");
+        let watch = registry.folder.watch();
+        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved");
+        for replaced in [false, true] {
+            assert!(watch.is_in_place());
+            fs::remove_dir_all(&folder).expect("removed");
+            if replaced {
+                fs::create_dir(&folder).expect("made");
+            }
+            assert!(!watch.is_in_place());
+            registry.save(&mut [entry("/l/server.log", 2)]).expect("saved");
+        }
+        drop(registry);
+        let (_registry, entries) = open(&folder).expect("loaded");
+        assert_eq!(entries, [entry("/l/server.log", 2)]);
+    }
+
     #[test]
     fn a_temporary_file_that_a_crash_left_is_not_read() {
         let folder = tempfile::tempdir().expect("a folder");
-        fs::write(folder.path().join("registry.json.tmp"), "half").expect("written");
-        let (mut registry, entries) = open(folder.path()).expect("first start");
-        assert_eq!(entries, []);
-        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved over it");
+        let (mut registry, _) = open(folder.path()).expect("first start");
+        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved");
+        drop(registry);
+        // Whole, and newer: but nobody says that it was ever meant to be the registry.
+        let newer = format::encode(9, "h", &mut [entry("/l/server.log", 2)]);
+        fs::write(folder.path().join(TEMPORARY), newer).expect("written");
+        let (mut registry, entries) = open(folder.path()).expect("loaded");
+        assert_eq!(entries, [entry("/l/server.log", 1)]);
+        registry.save(&mut [entry("/l/server.log", 3)]).expect("saved over it");
     }
 }
