@@ -21,7 +21,7 @@ pub mod multiline;
 mod open_files;
 pub mod registry;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -41,7 +41,7 @@ use crate::metrics::TailCounters;
 use crate::record::{BatchId, SourceId, Span};
 use crate::rejected::RejectedFile;
 
-use discover::Hints;
+use discover::{Hints, Patterns};
 use encode::Origin;
 use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
 use harvester::{Harvester, Look, OpenFiles};
@@ -77,6 +77,7 @@ struct Hub<'a> {
     rejected: RejectedFile,
 
     inputs: Vec<Arc<InputConfig>>,
+    patterns: Patterns,
     streams: Vec<Stream>,
     stream_of: HashMap<PathBuf, usize>,
     lives: HashMap<SourceId, Life>,
@@ -86,11 +87,14 @@ struct Hub<'a> {
     /// What the registry said and no file has been found for yet.
     restored: Vec<Entry>,
     had_registry: bool,
-    refused: HashSet<PathBuf>,
+    /// Names that cannot be read, with when that was last seen.
+    refused: HashMap<PathBuf, Instant>,
     open_files: OpenFiles,
     open_files_limit: open_files::Limit,
     n_turns: u64,
     n_scans: u64,
+    /// Shortest time between two scans.
+    scan_pause: Duration,
     next_source: u32,
 
     topics: HashMap<Arc<str>, Option<i32>>,
@@ -232,6 +236,7 @@ impl<'a> Hub<'a> {
             saver,
             rejected: RejectedFile::new(&config.state_dir),
             inputs: config.input.iter().cloned().map(Arc::new).collect(),
+            patterns: Patterns::new(&config.input),
             streams: Vec::new(),
             stream_of: HashMap::new(),
             lives: HashMap::new(),
@@ -240,11 +245,12 @@ impl<'a> Hub<'a> {
             finished: HashMap::new(),
             had_registry: !restored.is_empty(),
             restored,
-            refused: HashSet::new(),
+            refused: HashMap::new(),
             open_files: OpenFiles::default(),
             open_files_limit: open_files::Limit::new(config.tail.open_files_max),
             n_turns: 0,
             n_scans: 0,
+            scan_pause: Duration::ZERO,
             next_source: 0,
             topics: HashMap::new(),
             open: Vec::new(),

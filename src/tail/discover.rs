@@ -3,11 +3,12 @@
 //! Looks at names and at what the file system says of them; opens files only to hand them over.
 //! The scan is the truth. Notices of the kernel ([`Hints`]) merely shorten the wait for it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::config::InputConfig;
-use crate::tail::fingerprint::Stat;
+use crate::tail::fingerprint::{Inode, Stat};
 use crate::tail::open_files::is_exhausted;
 
 /// A `*` stops at a slash and leaves hidden files out, as in a shell.
@@ -46,49 +47,187 @@ pub struct Scan {
     pub found: Vec<Found>,
     /// Names that match and cannot be shipped, with the reason.
     pub refused: Vec<(PathBuf, String)>,
-    /// Patterns that no name matches.
-    pub unmatched: Vec<String>,
     /// A folder could not be read: files not found are not known to be gone.
     pub incomplete: bool,
     /// There was no descriptor left for a folder.
     pub exhausted: bool,
 }
 
-/// Looks for the files of all inputs.
+/// Looks once for the files of all inputs.
 pub fn scan(inputs: &[InputConfig]) -> Scan {
-    let mut scan = Scan::default();
-    let mut seen = HashSet::new();
-    for (input, config) in inputs.iter().enumerate() {
-        for pattern in &config.paths {
-            let Ok(paths) = glob::glob_with(pattern, GLOB) else {
-                continue;
-            };
-            let mut paths = paths.peekable();
-            if paths.peek().is_none() {
-                scan.unmatched.push(pattern.clone());
-            }
-            for path in paths {
-                match path {
-                    Ok(path) if is_excluded(&path, &config.exclude) => {}
-                    Ok(path) if !seen.insert(path.clone()) => {}
-                    Ok(path) => scan.look_at(path, input),
-                    Err(error) => {
-                        scan.incomplete = true;
-                        if is_exhausted(error.error()) {
-                            scan.exhausted = true;
-                            continue;
-                        }
-                        let problem = error.error().to_string();
-                        scan.refused.push((error.path().to_path_buf(), problem));
+    Patterns::new(inputs).scan(|_, _| false)
+}
+
+/// The patterns of all inputs, compiled once.
+#[derive(Debug)]
+pub struct Patterns {
+    inputs: Vec<InputPatterns>,
+}
+
+#[derive(Debug)]
+struct InputPatterns {
+    paths: Vec<PathPattern>,
+    exclude: Vec<String>,
+}
+
+#[derive(Debug)]
+struct PathPattern {
+    text: String,
+    /// Folders that may hold files, and what the names of files match there.
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// No wildcard: one name.
+    File(PathBuf),
+    /// Wildcards in the file name alone.
+    Folder(PathBuf, Pattern),
+    /// Wildcards in the folder's path too.
+    Folders(String, Pattern),
+    /// `**`: any folder below.
+    Deep,
+}
+
+/// The names in a folder, with inode numbers; `None` for what is not a regular file.
+type Listing = Vec<(OsString, Option<u64>)>;
+
+impl Patterns {
+    /// Compiles the patterns, which are known to be valid.
+    pub fn new(inputs: &[InputConfig]) -> Patterns {
+        let compile = |input: &InputConfig| InputPatterns {
+            paths: input.paths.iter().map(|text| PathPattern::new(text)).collect(),
+            exclude: input.exclude.clone(),
+        };
+        Patterns { inputs: inputs.iter().map(compile).collect() }
+    }
+
+    /// Returns the patterns that no name matches.
+    pub fn unmatched(&self) -> Vec<String> {
+        let patterns = self.inputs.iter().flat_map(|input| &input.paths);
+        let is_unmatched = |pattern: &&PathPattern| {
+            glob::glob_with(&pattern.text, GLOB).is_ok_and(|mut paths| paths.next().is_none())
+        };
+        patterns.filter(is_unmatched).map(|pattern| pattern.text.clone()).collect()
+    }
+
+    /// Looks for the files of all inputs, except those whose name and inode are known.
+    ///
+    /// Costs one listing for each folder and one look at each name that is not known.
+    pub fn scan(&self, mut is_known: impl FnMut(&Path, Inode) -> bool) -> Scan {
+        let mut scan = Scan::default();
+        // Two patterns may lead to one name.
+        let is_single = self.inputs.iter().map(|input| input.paths.len()).sum::<usize>() == 1;
+        let mut seen = HashSet::new();
+        let mut listings = HashMap::new();
+        for (input, patterns) in self.inputs.iter().enumerate() {
+            for pattern in &patterns.paths {
+                for (path, inode) in scan.paths_of(pattern, &mut listings) {
+                    if is_excluded(&path, &patterns.exclude)
+                        || !(is_single || seen.insert(path.clone().into_os_string()))
+                        || inode.is_some_and(|inode| is_known(&path, inode))
+                    {
+                        continue;
                     }
+                    scan.look_at(path, input);
                 }
             }
         }
+        scan
     }
-    scan
+}
+
+impl PathPattern {
+    fn new(text: &str) -> PathPattern {
+        let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
+        let has_wildcard = |text: &str| text.contains(['*', '?', '[']);
+        let folder_path = PathBuf::from(if folder.is_empty() { "/" } else { folder });
+        let place = match Pattern::new(name) {
+            _ if text.contains("**") => Place::Deep,
+            Ok(pattern) if has_wildcard(folder) => Place::Folders(folder.into(), pattern),
+            Ok(pattern) if has_wildcard(name) => Place::Folder(folder_path, pattern),
+            _ => Place::File(text.into()),
+        };
+        PathPattern { text: text.into(), place }
+    }
 }
 
 impl Scan {
+    /// Returns the paths that a pattern leads to, in order, with their inodes where a listing
+    /// tells them.
+    fn paths_of(
+        &mut self,
+        pattern: &PathPattern,
+        listings: &mut HashMap<PathBuf, Option<(u64, Listing)>>,
+    ) -> Vec<(PathBuf, Option<Inode>)> {
+        let (folders, name) = match &pattern.place {
+            Place::File(path) => {
+                let is_there = match fs::symlink_metadata(path) {
+                    Err(error) => error.kind() != io::ErrorKind::NotFound,
+                    Ok(_) => true,
+                };
+                return is_there.then(|| (path.clone(), None)).into_iter().collect();
+            }
+            Place::Deep => {
+                let paths = self.expand(&pattern.text);
+                return paths.into_iter().map(|path| (path, None)).collect();
+            }
+            Place::Folder(folder, name) => (vec![folder.clone()], name),
+            Place::Folders(folders, name) => (self.expand(folders), name),
+        };
+        let mut paths = Vec::new();
+        for folder in folders {
+            let listing =
+                listings.entry(folder.clone()).or_insert_with(|| self.list_names(&folder));
+            let Some((dev, names)) = listing else { continue };
+            for (file, ino) in names {
+                if name.matches_with(&file.to_string_lossy(), GLOB) {
+                    let inode = ino.map(|ino| Inode { dev: *dev, ino });
+                    paths.push((folder.join(file), inode));
+                }
+            }
+        }
+        paths
+    }
+
+    fn expand(&mut self, pattern: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for path in glob::glob_with(pattern, GLOB).into_iter().flatten() {
+            match path {
+                Ok(path) => found.push(path),
+                Err(error) => self.note_unread(error.path(), error.error()),
+            }
+        }
+        found
+    }
+
+    /// Returns the folder's device and the names in it, in order; `None` where there is none.
+    fn list_names(&mut self, folder: &Path) -> Option<(u64, Listing)> {
+        match list_names(folder) {
+            Ok(listing) => Some(listing),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                None
+            }
+            Err(error) => {
+                self.note_unread(folder, &error);
+                None
+            }
+        }
+    }
+
+    fn note_unread(&mut self, path: &Path, error: &io::Error) {
+        self.incomplete = true;
+        match is_exhausted(error) {
+            true => self.exhausted = true,
+            false => self.refused.push((path.to_path_buf(), error.to_string())),
+        }
+    }
+
     fn look_at(&mut self, path: PathBuf, input: usize) {
         let refused = match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_file() => {
@@ -109,9 +248,21 @@ impl Scan {
     }
 }
 
-/// Tells whether a pattern leads to the path, as in [`scan`].
+fn list_names(folder: &Path) -> io::Result<(u64, Listing)> {
+    let dev = fs::metadata(folder)?.dev();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        names.push((entry.file_name(), is_file.then(|| entry.ino())));
+    }
+    names.sort_unstable();
+    Ok((dev, names))
+}
+
+/// Tells whether a pattern leads to the path, as in [`Patterns::scan`].
 pub fn matches(pattern: &str, path: &Path) -> bool {
-    Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_path_with(path, GLOB))
+    Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_with(&path.to_string_lossy(), GLOB))
 }
 
 /// A pattern without a slash is meant for the file name.
@@ -211,6 +362,8 @@ pub enum Hint {
 pub struct Hints {
     watcher: Option<RecommendedWatcher>,
     watched: HashSet<PathBuf>,
+    /// Some folders give no notices.
+    has_gaps: bool,
     /// Where notices arrive.
     pub receiver: Receiver<Hint>,
     missed: Arc<AtomicBool>,
@@ -231,7 +384,8 @@ impl Hints {
                 log::warn!("no notices of file changes, files are looked at in intervals: {error}");
             })
             .ok();
-        Hints { watcher, watched: HashSet::new(), receiver, missed }
+        let has_gaps = watcher.is_none();
+        Hints { watcher, watched: HashSet::new(), has_gaps, receiver, missed }
     }
 
     /// Watches a folder, unless it is watched already.
@@ -243,12 +397,18 @@ impl Hints {
             return;
         }
         if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+            self.has_gaps = true;
             log::warn!(
                 "no notices of changes in {}, it is looked at in intervals: {error}",
                 folder.display()
             );
         }
         self.watched.insert(folder.to_path_buf());
+    }
+
+    /// Tells whether notices come from all folders that were to be watched.
+    pub fn is_complete(&self) -> bool {
+        !self.has_gaps
     }
 
     /// Tells, once, that notices were lost.

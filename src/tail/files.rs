@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::discover::{self, Found, Hint};
+use super::discover::{self, Found, Hint, Scan};
 use super::encode::{self, Origin};
 use super::fingerprint::{Checksum, Inode, Stat};
 use super::harvester::Harvester;
@@ -34,6 +34,19 @@ const ABSENT_SCANS: u64 = 10;
 
 /// Shortest time between two scans that notices ask for.
 const SCAN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Rest after a scan, as a multiple of what looking at the names took: at most a tenth of the time
+/// goes into it.
+const SCAN_REST: u32 = 10;
+
+/// How long a name that can be read again, or is gone, is not warned of anew.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// Known files that a scan looks at for what no notice told: 1,000 take a millisecond or two.
+const STATS_A_SCAN: usize = 1000;
+
+/// Scans after which names of files that are closed are forgotten.
+const BY_NAME_SCANS: u64 = 64;
 
 /// Where and as what a life begins.
 struct Begin {
@@ -69,8 +82,11 @@ impl Hub<'_> {
     /// Looks at all names: new files, renamed files, files that are gone.
     pub(super) fn scan(&mut self, first: bool) {
         self.n_scans += 1;
-        self.scan_due = Instant::now() + self.config.tail.scan_interval;
-        let scan = discover::scan(&self.config.input);
+        let begun = Instant::now();
+        let scan = self.look_at_names();
+        // However many files there are, looking at their names takes little of the time.
+        self.scan_pause = SCAN_PAUSE.max(SCAN_REST * begun.elapsed());
+        self.scan_due = Instant::now() + self.config.tail.scan_interval.max(self.scan_pause);
         match scan.exhausted {
             true => self.lower_open_files(),
             false => self.open_files_limit.relax(),
@@ -78,15 +94,17 @@ impl Hub<'_> {
         for (path, reason) in &scan.refused {
             self.warn_once(path, reason);
         }
+        let kept_for = REFUSED_FOR.max(SCAN_REST * self.config.tail.scan_interval);
+        self.refused.retain(|_, seen| seen.elapsed() < kept_for);
         if first {
-            self.counters.paths_unmatched.add(scan.unmatched.len() as u64);
-            for pattern in &scan.unmatched {
+            let unmatched = self.patterns.unmatched();
+            self.counters.paths_unmatched.add(unmatched.len() as u64);
+            for pattern in unmatched {
                 log::warn!("no file yet: path={pattern}; it is read once it is there");
             }
         }
         // By stream in the order of their first sight: a file of two names belongs to the first.
         let mut arrivals: BTreeMap<usize, Vec<Found>> = BTreeMap::new();
-        self.by_name.clear();
         for found in scan.found {
             if self.is_known(&found) {
                 continue;
@@ -118,6 +136,32 @@ impl Hub<'_> {
         self.look_at_open_files();
         // Deleted or replaced behind us: nothing that was saved is there any more.
         self.dirty |= !self.saver.folder.is_in_place();
+    }
+
+    /// Looks for new names, and at known ones as far as notices might not tell of a change.
+    fn look_at_names(&mut self) -> Scan {
+        let n_scans = self.n_scans;
+        // Of very many files each has its turn; notices tell of the others.
+        let n_groups = match self.hints.is_complete() {
+            true => self.lives.len().div_ceil(STATS_A_SCAN) as u64,
+            false => 1,
+        };
+        if n_scans.is_multiple_of(BY_NAME_SCANS) {
+            self.by_name.retain(|_, source| self.lives.contains_key(source));
+        }
+        let is_known = |path: &Path, inode: Inode| {
+            let Some(source) = self.by_inode.get(&inode) else {
+                return false;
+            };
+            let life = self.lives.get_mut(source).expect("inodes of open lives");
+            let is_due = (u64::from(source.0) + n_scans).is_multiple_of(n_groups);
+            if is_due || life.name.as_os_str() != path.as_os_str() {
+                return false;
+            }
+            life.seen_in_scan = n_scans;
+            true
+        };
+        self.patterns.scan(is_known)
     }
 
     /// Tells whether a found name belongs to a life that is known, and notes the name.
@@ -518,11 +562,11 @@ impl Hub<'_> {
     }
 
     pub(super) fn scan_soon(&mut self) {
-        self.scan_due = self.scan_due.min(Instant::now() + SCAN_PAUSE);
+        self.scan_due = self.scan_due.min(Instant::now() + self.scan_pause);
     }
 
     pub(super) fn warn_once(&mut self, path: &Path, reason: &str) {
-        if self.refused.insert(path.to_path_buf()) {
+        if self.refused.insert(path.to_path_buf(), Instant::now()).is_none() {
             self.counters.files_refused.add(1);
             log::warn!("file left out: name={}: {reason}", path.display());
         }
