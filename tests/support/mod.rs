@@ -98,10 +98,10 @@ impl Shipper {
         rustix::process::kill_process(pid, signal).expect("signalled");
     }
 
-    /// `kill -9`.
-    pub fn kill(mut self) {
+    /// `kill -9`; returns how the process ended.
+    pub fn kill(mut self) -> ExitStatus {
         self.child.kill().expect("killed");
-        self.child.wait().expect("waited for");
+        self.child.wait().expect("waited for")
     }
 
     /// SIGTERM, and waits; returns the status and the log.

@@ -207,6 +207,10 @@ impl Random {
         Random(seed)
     }
 
+    pub fn seeded(seed: u64) -> Random {
+        Random(seed)
+    }
+
     /// Returns a number in `range`. Source: splitmix64.
     pub fn number(&mut self, range: std::ops::Range<u64>) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
