@@ -113,14 +113,12 @@ fn smoke(bout: &Bout<'_>) -> Vec<Verdict> {
     vec![shuffle(bout, three_logs(), &deck)]
 }
 
-/// Torture: 1, 2, 3, 4, 6, 7, 10, 12, 29, 32.
 fn rotate(bout: &Bout<'_>) -> Vec<Verdict> {
     use Fault::*;
     let deck = [Storm, Truncate, Regrow, DeleteBehind, ReuseInode, Freeze, Restart, Kill];
     vec![shuffle(bout, three_logs(), &deck)]
 }
 
-/// Torture: 42, 44, 56.
 fn kill(bout: &Bout<'_>) -> Vec<Verdict> {
     use Fault::*;
     let deck = [
@@ -139,7 +137,6 @@ fn kill(bout: &Bout<'_>) -> Vec<Verdict> {
     vec![shuffle(bout, three_logs(), &deck)]
 }
 
-/// Torture: 51.
 fn disk(bout: &Bout<'_>) -> Vec<Verdict> {
     vec![shuffle(bout, three_logs(), &[Fault::FullDisk, Fault::Kill, Fault::Storm])]
 }
@@ -170,12 +167,10 @@ fn quiet(bout: &Bout<'_>) -> Vec<Verdict> {
     vec![shuffle(bout, three_logs(), &[])]
 }
 
-/// Torture: 1, 42.
 fn steady(bout: &Bout<'_>) -> Vec<Verdict> {
     ten_kills(bout, 200_000, 6000, 20_000)
 }
 
-/// Torture: 1, 42.
 fn busy(bout: &Bout<'_>) -> Vec<Verdict> {
     ten_kills(bout, 700_000, 35_000, 70_000)
 }

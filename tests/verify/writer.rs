@@ -256,7 +256,7 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
 
 /// Appends an event without its last line feed. Each fiftieth is an error with its trace.
 pub fn put_event(text: &mut Vec<u8>, run: u32, stream: usize, seq: u64) {
-    let is_error = seq % 50 == 0;
+    let is_error = seq.is_multiple_of(50);
     let level = if is_error { "ERROR" } else { "INFO" };
     let pad = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57;
     write!(
