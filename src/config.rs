@@ -203,6 +203,15 @@ pub struct TailConfig {
     /// process may open (LimitNOFILE) less 128, or half of it where that is less than 256.
     /// Minimum: `1`.
     pub open_files_max: Option<usize>,
+    /// Bytes of deleted files that are held open until they are shipped; beyond, those deleted
+    /// first are given up, counted and named. Default: none, nothing is given up. Minimum: `1MB`.
+    pub deleted_bytes_max: Option<usize>,
+    /// How long a deleted file is held open until it is shipped; then it is given up, counted and
+    /// named. Default: none, nothing is given up. Minimum: `1s`.
+    pub deleted_hold_max: Option<Duration>,
+    /// Bytes a second that are read of all files together, lest a backlog hurt the host. Default:
+    /// none, as fast as the broker takes them. Minimum: `64KiB`.
+    pub bytes_per_second_max: Option<usize>,
     /// How often the registry is saved while it changes. Default: `1s`. Minimum: `50ms`.
     pub save_interval: Duration,
     /// How long a stop waits for the broker to acknowledge what was read. Default: `30s`.

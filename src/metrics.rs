@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that only grows.
+/// A number that only grows, or, where its name says what is held, the last one that was set.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -21,6 +21,11 @@ impl Counter {
     /// Adds `n`.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Replaces the sum: for what goes up and down.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
     }
 
     /// Returns the sum of all that was added.
@@ -40,6 +45,16 @@ pub struct TailCounters {
     pub files_truncated: Counter,
     /// Bytes that were known to be there and were gone before they could be read.
     pub bytes_lost: Counter,
+    /// Deleted files that are still open, as of the last scan.
+    pub deleted_files_held: Counter,
+    /// The bytes that the disk keeps for them.
+    pub deleted_bytes_held: Counter,
+    /// Deleted files that were given up at a bound the operator set.
+    pub files_abandoned: Counter,
+    /// Bytes that had not been read of them.
+    pub bytes_abandoned: Counter,
+    /// Partitions whose files grew because they were shipped.
+    pub feedback_loops: Counter,
     /// Names that match an input and cannot be read.
     pub files_refused: Counter,
     /// Paths of the configuration that no file matched at the start.
@@ -76,6 +91,11 @@ impl fmt::Display for TailCounters {
             ("files_finished", &self.files_finished),
             ("files_truncated", &self.files_truncated),
             ("bytes_lost", &self.bytes_lost),
+            ("deleted_files_held", &self.deleted_files_held),
+            ("deleted_bytes_held", &self.deleted_bytes_held),
+            ("files_abandoned", &self.files_abandoned),
+            ("bytes_abandoned", &self.bytes_abandoned),
+            ("feedback_loops", &self.feedback_loops),
             ("files_refused", &self.files_refused),
             ("paths_unmatched", &self.paths_unmatched),
             ("bytes_read", &self.bytes_read),

@@ -11,8 +11,10 @@
 //! The hub reads only while a batch can be sealed, so that nothing it does can block: no room
 //! means that files wait, where they are safe.
 
+mod deleted;
 pub mod discover;
 pub mod encode;
+mod feedback;
 mod files;
 pub mod fingerprint;
 pub mod harvester;
@@ -20,6 +22,7 @@ pub mod lines;
 pub mod multiline;
 mod open_files;
 pub mod registry;
+mod throttle;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs;
@@ -43,11 +46,13 @@ use crate::rejected::RejectedFile;
 
 use discover::{Hints, Patterns};
 use encode::Origin;
+use feedback::{Feedback, News};
 use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
 use harvester::{Harvester, Look, OpenFiles};
 use multiline::EventBuffer;
 use registry::trouble::SaveTrouble;
 use registry::{Entry, Registry, Saver};
+use throttle::Throttle;
 
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
 const TURN_BYTES: usize = 1024 * 1024;
@@ -111,6 +116,9 @@ struct Hub<'a> {
     room_lent_to: Option<SourceId>,
     scratch: Vec<u8>,
     scan_due: Instant,
+    throttle: Option<Throttle>,
+    throttled_until: Option<Instant>,
+    deleted_warning: deleted::Warning,
 
     dirty: bool,
     saving: bool,
@@ -168,6 +176,8 @@ struct Life {
     n_missed: u32,
     /// It was deleted while it was parked: nothing more can be read.
     gone: bool,
+    /// When it was first seen to be deleted.
+    deleted_at: Option<Instant>,
     /// The number of its last turn.
     last_turn: u64,
     grown_at: Instant,
@@ -196,6 +206,7 @@ struct OpenBatch {
     records: RecordArena,
     spans: Vec<Span>,
     since: Option<Instant>,
+    feedback: Feedback,
 }
 
 /// How a life's turn ended.
@@ -265,6 +276,9 @@ impl<'a> Hub<'a> {
             room_lent_to: None,
             scratch: Vec::new(),
             scan_due: now,
+            throttle: config.tail.bytes_per_second_max.map(|rate| Throttle::new(rate, now)),
+            throttled_until: None,
+            deleted_warning: deleted::Warning::default(),
             dirty: false,
             saving: false,
             save_due: now,
@@ -313,7 +327,10 @@ impl<'a> Hub<'a> {
             let Some(source) = self.ready.pop_front() else {
                 break;
             };
-            if !self.bound_open_batches() {
+            let throttle = self.throttle.as_mut();
+            self.throttled_until =
+                throttle.and_then(|throttle| throttle.closed_until(Instant::now()));
+            if self.throttled_until.is_some() || !self.bound_open_batches() {
                 self.ready.push_front(source);
                 return false;
             }
@@ -371,6 +388,8 @@ impl<'a> Hub<'a> {
         let now = Instant::now();
         let timestamp_ms = now_ms();
         let mut n_read = 0;
+        // Where reading is throttled, after each buffer.
+        let turn_bytes = if self.throttle.is_some() { 1 } else { TURN_BYTES };
         // A file that was overwritten while much of it was unread may be longer again than what
         // was read: the bytes that follow are another file's.
         if !life.at_end && matches!(life.look()?, Look::Replaced) {
@@ -381,7 +400,7 @@ impl<'a> Hub<'a> {
             if !self.put_events(life, &input, timestamp_ms, now) {
                 return Ok(Turn::Blocked);
             }
-            if n_read >= TURN_BYTES {
+            if n_read >= turn_bytes {
                 return Ok(Turn::More);
             }
             if !life.at_end {
@@ -389,6 +408,9 @@ impl<'a> Hub<'a> {
                 life.at_end = n == 0;
                 if n > 0 {
                     n_read += n;
+                    if let Some(throttle) = &mut self.throttle {
+                        throttle.take(n);
+                    }
                     self.counters.bytes_read.add(n as u64);
                     life.grown_at = now;
                 }
@@ -528,6 +550,10 @@ impl<'a> Hub<'a> {
             n_lines += u64::from(event.n_lines);
             life.events.consume();
         }
+        let batch = &mut self.open[slot];
+        if let Some(since) = batch.since.filter(|_| n_events > 0) {
+            batch.feedback.on_grown(since, now);
+        }
         self.counters.events_read.add(n_events);
         self.counters.lines_read.add(n_lines);
         has_room
@@ -561,13 +587,35 @@ impl<'a> Hub<'a> {
             records: std::mem::replace(&mut open.records, fresh),
             spans: std::mem::take(&mut open.spans),
         };
-        open.since = None;
+        let since = open.since.take();
+        let news = since.and_then(|since| open.feedback.on_sealed(since, Instant::now()));
+        if let Some(news) = news {
+            self.tell_of_feedback(news, &batch.spans);
+        }
         self.next_batch += 1;
         self.under_way += 1;
         self.records_under_way += u64::from(batch.records.count());
         self.ledger.take(&batch.spans);
         self.producer.send(batch, &self.replies);
         true
+    }
+
+    fn tell_of_feedback(&self, news: News, spans: &[Span]) {
+        let lives = spans.iter().filter_map(|span| self.lives.get(&span.source));
+        let names: Vec<String> =
+            lives.take(3).map(|life| life.name.display().to_string()).collect();
+        match news {
+            News::Loop => {
+                self.counters.feedback_loops.add(1);
+                log::warn!(
+                    "feedback loop: what is shipped of {} makes it grow again; its batches are \
+                     sent seconds apart from now on; have the broker log less for this client, or \
+                     leave the file out",
+                    names.join(", ")
+                );
+            }
+            News::NoLoop => log::info!("no feedback loop any more: {}", names.join(", ")),
+        }
     }
 
     /// Seals the largest open batch while all of them together hold more than may be under way;
@@ -587,7 +635,7 @@ impl<'a> Hub<'a> {
     fn seal_lingering(&mut self, now: Instant) {
         let linger = self.config.batch.linger;
         for slot in 0..self.open.len() {
-            let is_due = self.open[slot].since.is_some_and(|since| now >= since + linger);
+            let is_due = self.open[slot].due(linger).is_some_and(|due| now >= due);
             if is_due && !self.seal(slot) {
                 return;
             }
@@ -611,6 +659,12 @@ impl<'a> Hub<'a> {
         // Before its ground is settled, or a crash between the two would lose the record.
         self.rejected.append(&receipt)?;
         let n_rejected = receipt.rejects.len() as u64;
+        let is_its = |open: &&mut OpenBatch| {
+            open.partition == receipt.partition && open.topic == receipt.topic
+        };
+        if let Some(open) = self.open.iter_mut().find(is_its) {
+            open.feedback.on_acked(Instant::now());
+        }
         self.under_way -= 1;
         self.records_under_way -= u64::from(receipt.n_records);
         self.ledger.settle(&receipt.spans);
@@ -652,6 +706,7 @@ impl<'a> Hub<'a> {
                 records: RecordArena::default(),
                 spans: Vec::new(),
                 since: None,
+                feedback: Feedback::default(),
             });
             self.open.len() - 1
         }));
@@ -707,10 +762,11 @@ impl<'a> Hub<'a> {
     fn next_deadline(&self) -> Instant {
         let linger = self.config.batch.linger;
         let has_room = self.under_way < self.config.batch.in_flight_max;
-        let batches = self.open.iter().filter_map(|open| open.since.filter(|_| has_room));
+        let due = |open: &OpenBatch| open.due(linger).filter(|_| has_room);
+        let batches = self.open.iter().filter_map(due);
         let save = (self.dirty && !self.saving).then_some(self.save_due);
         let timer = self.timers.first().map(|(deadline, _)| *deadline);
-        let others = batches.map(|since| since + linger).chain(save).chain(timer);
+        let others = batches.chain(save).chain(timer).chain(self.throttled_until);
         others.fold(self.scan_due, Instant::min)
     }
 
@@ -878,6 +934,11 @@ impl Life {
 }
 
 impl OpenBatch {
+    /// When it has waited long enough for more records.
+    fn due(&self, linger: Duration) -> Option<Instant> {
+        self.since.map(|since| since + self.feedback.linger(linger))
+    }
+
     fn has_room(&self, size: usize, config: &Config) -> bool {
         self.records.is_empty()
             || (self.records.len() + size <= config.batch.bytes_max

@@ -153,12 +153,20 @@ fn multiline(t: &mut Table) -> Multiline {
 }
 
 fn tail(t: &mut Table) -> TailConfig {
-    let has_open_files_max = t.has("open_files_max");
+    let [has_files, has_bytes, has_hold, has_rate] =
+        ["open_files_max", "deleted_bytes_max", "deleted_hold_max", "bytes_per_second_max"]
+            .map(|key| t.has(key));
     let open_files_max = t.count("open_files_max", 1, COUNT_MAX) as usize;
+    let deleted_bytes_max = t.bytes("deleted_bytes_max", 1_000_000, 1_000_000);
+    let deleted_hold_max = t.duration("deleted_hold_max", s(1), s(1));
+    let bytes_per_second_max = t.bytes("bytes_per_second_max", 64 << 10, 64 << 10);
     TailConfig {
         scan_interval: t.duration("scan_interval", s(1), ms(50)),
         rotate_grace: t.duration("rotate_grace", s(5), s(0)),
-        open_files_max: has_open_files_max.then_some(open_files_max),
+        open_files_max: has_files.then_some(open_files_max),
+        deleted_bytes_max: has_bytes.then_some(deleted_bytes_max),
+        deleted_hold_max: has_hold.then_some(deleted_hold_max),
+        bytes_per_second_max: has_rate.then_some(bytes_per_second_max),
         save_interval: t.duration("save_interval", s(1), ms(50)),
         shutdown_timeout: t.duration("shutdown_timeout", s(30), s(0)),
     }

@@ -133,6 +133,7 @@ impl Hub<'_> {
         if !scan.incomplete {
             self.forget_absent();
         }
+        self.look_at_deleted();
         self.look_at_open_files();
         // Deleted or replaced behind us: nothing that was saved is there any more.
         self.dirty |= !self.saver.folder.is_in_place();
@@ -416,6 +417,7 @@ impl Hub<'_> {
             replaced: false,
             n_missed: 0,
             gone: false,
+            deleted_at: None,
             last_turn: self.n_turns,
             grown_at: Instant::now(),
             head: Checksum::default(),
