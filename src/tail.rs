@@ -11,17 +11,20 @@
 //! The hub reads only while a batch can be sealed, so that nothing it does can block: no room
 //! means that files wait, where they are safe.
 
+mod copies;
 mod deleted;
 pub mod discover;
 pub mod encode;
 mod feedback;
 mod files;
 pub mod fingerprint;
+mod folders;
 pub mod harvester;
 pub mod lines;
 pub mod multiline;
 mod open_files;
 pub mod registry;
+mod restored;
 mod throttle;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -44,14 +47,17 @@ use crate::metrics::TailCounters;
 use crate::record::{BatchId, SourceId, Span};
 use crate::rejected::RejectedFile;
 
+use copies::Held;
 use discover::{Hints, Patterns};
 use encode::Origin;
 use feedback::{Feedback, News};
 use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
+use folders::Folders;
 use harvester::{Harvester, Look, OpenFiles};
 use multiline::EventBuffer;
 use registry::trouble::SaveTrouble;
 use registry::{Entry, Registry, Saver};
+use restored::Restored;
 use throttle::Throttle;
 
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
@@ -90,8 +96,12 @@ struct Hub<'a> {
     by_name: HashMap<PathBuf, SourceId>,
     finished: HashMap<Inode, Finished>,
     /// What the registry said and no file has been found for yet.
-    restored: Vec<Entry>,
+    restored: Restored,
     had_registry: bool,
+    folders: Folders,
+    held: HashMap<Inode, Held>,
+    /// Files that were born and written later were not there when this process began.
+    started_ns: i64,
     /// Names that cannot be read, with when that was last seen.
     refused: HashMap<PathBuf, Instant>,
     open_files: OpenFiles,
@@ -135,10 +145,8 @@ struct Stream {
     slot: Option<usize>,
     /// Lives that are not read to their end, oldest first; only the first is read.
     queue: VecDeque<SourceId>,
-    /// Last write to any life that is known.
-    newest_mtime_ns: Option<i64>,
-    /// Finished lives that no input matches, oldest first.
-    finished: VecDeque<Inode>,
+    /// Last write to any life that the registry knew at the start.
+    known_mtime_ns: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +159,17 @@ enum Phase {
     Lingering,
     /// Read to its end; waits for receipts.
     Closing,
+}
+
+/// What a life's file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// What was read of it, and perhaps more.
+    Own,
+    /// Something else.
+    Replaced,
+    /// Nothing that was not read.
+    Spent,
 }
 
 struct Life {
@@ -170,8 +189,7 @@ struct Life {
     at_end: bool,
     /// Its successor was seen to hold bytes before the last read.
     successor_seen: bool,
-    /// The bytes that were read are not the file's any more.
-    replaced: bool,
+    content: Content,
     /// Scans in a row that did not find it while it was parked.
     n_missed: u32,
     /// It was deleted while it was parked: nothing more can be read.
@@ -196,8 +214,12 @@ struct Life {
 
 struct Finished {
     entry: Entry,
-    /// The last scan that matched it; 0 if none ever did.
+    /// A pattern leads to it.
+    is_matched: bool,
+    /// The last scan that saw it.
     seen_in_scan: u64,
+    /// Looks in a row that should have seen it and did not.
+    n_missed: u32,
 }
 
 struct OpenBatch {
@@ -222,6 +244,9 @@ enum Turn {
     HandOver,
     /// Read to its end for good.
     Over,
+    /// The bytes that were read are not the file's any more; so many are known to have been in it
+    /// that were not read.
+    Truncated { n_unread: u64 },
     /// Everything that was read has left; the file now holds something else.
     Replaced,
 }
@@ -255,7 +280,10 @@ impl<'a> Hub<'a> {
             by_name: HashMap::new(),
             finished: HashMap::new(),
             had_registry: !restored.is_empty(),
-            restored,
+            restored: Restored::new(restored),
+            folders: Folders::default(),
+            held: HashMap::new(),
+            started_ns: folders::start_ns(),
             refused: HashMap::new(),
             open_files: OpenFiles::default(),
             open_files_limit: open_files::Limit::new(config.tail.open_files_max),
@@ -338,6 +366,11 @@ impl<'a> Hub<'a> {
                 continue;
             };
             life.queued = false;
+            if !life.is_read() {
+                // It was put behind older files while it was ready.
+                self.lives.insert(source, life);
+                continue;
+            }
             self.timers_remove(&mut life);
             self.lend_room(&mut life);
             let turn =
@@ -392,9 +425,9 @@ impl<'a> Hub<'a> {
         let turn_bytes = if self.throttle.is_some() { 1 } else { TURN_BYTES };
         // A file that was overwritten while much of it was unread may be longer again than what
         // was read: the bytes that follow are another file's.
+        let n_unread = life.harvester.stat().size.saturating_sub(life.events.read_offset());
         if !life.at_end && matches!(life.look()?, Look::Replaced) {
-            life.replaced = true;
-            life.at_end = true;
+            return Ok(Turn::Truncated { n_unread });
         }
         loop {
             if !self.put_events(life, &input, timestamp_ms, now) {
@@ -413,17 +446,21 @@ impl<'a> Hub<'a> {
                     }
                     self.counters.bytes_read.add(n as u64);
                     life.grown_at = now;
+                    // While it can be had: it tells whose copy a file is that was truncated.
+                    if life.head.head_can_grow(life.harvester.stat().size) {
+                        life.head = life.harvester.head()?;
+                    }
                 }
                 continue;
             }
-            if !life.replaced && !life.gone {
+            if life.content == Content::Own && !life.gone {
                 match life.look()? {
                     Look::Same => {}
                     Look::Grown => {
                         life.at_end = false;
                         continue;
                     }
-                    Look::Replaced => life.replaced = true,
+                    Look::Replaced => return Ok(Turn::Truncated { n_unread: 0 }),
                 }
             }
             match self.at_end(life, &input, now) {
@@ -437,12 +474,14 @@ impl<'a> Hub<'a> {
     /// batches or to read.
     fn at_end(&self, life: &mut Life, input: &InputConfig, now: Instant) -> Option<Turn> {
         let grace_over = life.grown_at + self.config.tail.rotate_grace;
-        if life.replaced || life.gone || (life.rotated && now >= grace_over) {
+        let is_over = life.gone || (life.rotated && now >= grace_over);
+        if life.content != Content::Own || is_over {
             if life.events.has_open() || life.events.has_partial() {
                 life.events.finish(&input.multiline);
                 return None;
             }
-            return Some(if life.replaced { Turn::Replaced } else { Turn::Over });
+            let is_replaced = life.content == Content::Replaced;
+            return Some(if is_replaced { Turn::Replaced } else { Turn::Over });
         }
         if life.phase == Phase::Reading && self.successor_has_bytes(life) {
             if !life.successor_seen {
@@ -497,6 +536,7 @@ impl<'a> Hub<'a> {
                 self.set_phase(source, Phase::Closing);
                 self.close_if_settled(source);
             }
+            Turn::Truncated { n_unread } => self.on_truncated(source, n_unread),
             Turn::Replaced => self.begin_new_life(source),
         }
         true
@@ -718,8 +758,7 @@ impl<'a> Hub<'a> {
         let Some(life) = self.lives.get_mut(&source) else {
             return;
         };
-        let is_read = matches!(life.phase, Phase::Reading | Phase::Lingering);
-        if is_read && !life.queued && self.streams[life.stream].slot.is_some() {
+        if life.is_read() && !life.queued && self.streams[life.stream].slot.is_some() {
             life.queued = true;
             self.ready.push_back(source);
         }
@@ -804,7 +843,7 @@ impl<'a> Hub<'a> {
 
     fn entries(&mut self) -> Vec<Entry> {
         let finished = self.finished.values().map(|finished| &finished.entry);
-        let mut entries: Vec<Entry> = finished.chain(&self.restored).cloned().collect();
+        let mut entries: Vec<Entry> = finished.chain(self.restored.iter()).cloned().collect();
         for life in self.lives.values_mut() {
             let offset = self.ledger.settled(life.source).expect("open while the life is");
             entries.push(life.entry(&self.streams[life.stream].path, offset));
@@ -873,6 +912,10 @@ impl Life {
         now.size != before.size || now.mtime_ns != before.mtime_ns
     }
 
+    fn is_read(&self) -> bool {
+        matches!(self.phase, Phase::Reading | Phase::Lingering)
+    }
+
     /// Looks whether a file has changed behind what was read of it.
     fn look(&mut self) -> io::Result<Look> {
         self.harvester.look(self.events.read_offset())
@@ -895,6 +938,9 @@ impl Life {
     /// An error in reading them leaves them as they were; the next save tries again, and a guard
     /// that does not fit its offset would only begin a new life.
     fn note_checksums(&mut self, offset: u64) {
+        // A copy may end before what was read of the original.
+        let is_spent = self.content == Content::Spent;
+        let offset = if is_spent { offset.min(self.harvester.stat().size) } else { offset };
         let can_grow = self.head.head_can_grow(self.harvester.stat().size);
         if self.gone || (!can_grow && self.saved_offset == Some(offset)) {
             return;

@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use support::tail::{LIMIT, Scene, covered, lines, make_fifo, numbered};
@@ -16,6 +16,7 @@ const PATTERNS: [&str; 2] = ["server.log", "server.log*"];
 
 // ---- rotation ----
 
+/// Torture: 1.
 #[test]
 fn a_renamed_file_is_read_to_its_end_before_its_successor() {
     for pattern in PATTERNS {
@@ -31,6 +32,7 @@ fn a_renamed_file_is_read_to_its_end_before_its_successor() {
     }
 }
 
+/// Torture: 2.
 #[test]
 fn three_rotations_between_two_looks_lose_no_file() {
     for pattern in PATTERNS {
@@ -45,7 +47,9 @@ fn three_rotations_between_two_looks_lose_no_file() {
             }
             // Files of the same moment have no order: a rotation a second.
             scene.logs.append("server.log", lines(2 * n..2 * n + 1));
-            scene.logs.age("server.log", 10 - n as u64);
+            scene
+                .logs
+                .set_modified("server.log", SystemTime::now() + Duration::from_secs(n as u64));
             scene.logs.rename("server.log", "server.log.1");
             scene.logs.append("server.log", lines(2 * n + 1..2 * n + 2));
         }
@@ -54,6 +58,7 @@ fn three_rotations_between_two_looks_lose_no_file() {
     }
 }
 
+/// Torture: 3.
 #[test]
 fn a_writer_that_goes_on_in_the_renamed_file_is_followed() {
     for pattern in PATTERNS {
@@ -76,6 +81,7 @@ fn a_writer_that_goes_on_in_the_renamed_file_is_followed() {
     }
 }
 
+/// Torture: 32.
 #[test]
 fn a_last_line_without_newline_leaves_marked_when_its_file_was_rotated() {
     let mut scene = Scene::new("server.log");
@@ -90,6 +96,7 @@ fn a_last_line_without_newline_leaves_marked_when_its_file_was_rotated() {
     assert_eq!(covered(records), [9, 5]);
 }
 
+/// Torture: 4.
 #[test]
 fn rotation_while_stopped_loses_repeats_and_disorders_nothing() {
     for pattern in PATTERNS {
@@ -116,6 +123,7 @@ fn rotation_while_stopped_loses_repeats_and_disorders_nothing() {
     }
 }
 
+/// Torture: 1.
 #[test]
 fn a_writer_in_a_hurry_that_rotates_often_is_followed_line_by_line() {
     for pattern in PATTERNS {
@@ -201,6 +209,7 @@ fn a_backlog_goes_out_oldest_first_and_once() {
     assert_eq!(scene.values_after(41, shipper), numbered(0..41));
 }
 
+/// Torture: 2.
 #[test]
 fn a_finished_file_is_not_read_again_when_it_is_renamed_again() {
     let mut scene = Scene::new("server.log*");
@@ -235,6 +244,7 @@ fn a_truncated_file_is_read_from_its_first_byte() {
     assert_eq!(covered(scene.records()), [21, 7]);
 }
 
+/// Torture: 7.
 #[test]
 fn a_file_that_was_truncated_and_outgrew_its_old_size_unseen_is_read_from_its_first_byte() {
     let mut scene = Scene::new("server.log");
@@ -248,6 +258,7 @@ fn a_file_that_was_truncated_and_outgrew_its_old_size_unseen_is_read_from_its_fi
     assert_eq!(scene.values_after(9, shipper), numbered(0..9));
 }
 
+/// Torture: 7.
 #[test]
 fn a_quiet_file_that_was_truncated_and_outgrew_its_old_size_is_read_from_its_first_byte() {
     let mut scene = Scene::new("server.log");
@@ -269,6 +280,7 @@ fn a_quiet_file_that_was_truncated_and_outgrew_its_old_size_is_read_from_its_fir
     assert_eq!(scene.values_after(9, shipper), numbered(0..9));
 }
 
+/// Torture: 7.
 #[test]
 fn a_file_that_was_truncated_while_it_was_behind_is_read_from_its_first_byte() {
     let mut scene = Scene::new("server.log");
@@ -301,6 +313,7 @@ fn a_file_that_was_truncated_while_it_was_behind_is_read_from_its_first_byte() {
     assert!(values[begin..] == numbered(200_000..300_000));
 }
 
+/// Torture: 6.
 #[test]
 fn copytruncate_ships_each_line_once() {
     let mut scene = Scene::new("server.log");
@@ -314,6 +327,7 @@ fn copytruncate_ships_each_line_once() {
     assert_eq!(scene.values_after(10, shipper), numbered(0..10));
 }
 
+/// Torture: 8.
 #[test]
 fn a_file_that_was_truncated_while_stopped_is_read_from_its_first_byte() {
     // Shorter than before, as long, longer.
@@ -337,6 +351,7 @@ fn a_file_that_was_truncated_while_stopped_is_read_from_its_first_byte() {
 
 // ---- deletion, replacement ----
 
+/// Torture: 10.
 #[test]
 fn a_file_that_is_deleted_while_it_is_behind_is_read_to_its_end() {
     let mut scene = Scene::new("server.log");
@@ -353,6 +368,7 @@ fn a_file_that_is_deleted_while_it_is_behind_is_read_to_its_end() {
     assert!(values == numbered(0..100_003), "{}", values.len());
 }
 
+/// Torture: 12, 19.
 #[test]
 fn a_file_that_takes_the_place_of_another_is_read_from_its_first_byte() {
     let mut scene = Scene::new("server.log");
@@ -374,6 +390,7 @@ fn a_file_that_takes_the_place_of_another_is_read_from_its_first_byte() {
     assert_eq!(scene.values_after(60, shipper), numbered(0..60));
 }
 
+/// Torture: 13.
 #[test]
 fn two_files_of_the_same_content_are_both_shipped() {
     let mut scene = Scene::new("*.log");
@@ -399,6 +416,7 @@ fn two_files_of_the_same_content_are_both_shipped() {
     );
 }
 
+/// Torture: 14.
 #[test]
 fn a_file_of_two_names_is_shipped_once_under_the_first() {
     for _ in 0..8 {
@@ -414,6 +432,7 @@ fn a_file_of_two_names_is_shipped_once_under_the_first() {
     }
 }
 
+/// Torture: 16, 17, 18.
 #[test]
 fn what_is_not_a_regular_file_is_left_out_with_one_warning() {
     let mut scene = Scene::new("*.log");
@@ -446,6 +465,7 @@ fn what_is_not_a_regular_file_is_left_out_with_one_warning() {
     assert_eq!(log.matches("left out").count(), 4, "{log}");
 }
 
+/// Torture: 25.
 #[test]
 fn a_file_that_may_not_be_read_is_shipped_once_it_may() {
     use std::os::unix::fs::PermissionsExt as _;

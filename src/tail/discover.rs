@@ -3,7 +3,7 @@
 //! Looks at names and at what the file system says of them; opens files only to hand them over.
 //! The scan is the truth. Notices of the kernel ([`Hints`]) merely shorten the wait for it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -38,6 +38,8 @@ pub struct Found {
     pub input: usize,
     /// What the file system says of it.
     pub stat: Stat,
+    /// No pattern leads to it: it stands beside a file that one leads to.
+    pub is_sibling: bool,
 }
 
 /// What a scan saw.
@@ -231,7 +233,12 @@ impl Scan {
     fn look_at(&mut self, path: PathBuf, input: usize) {
         let refused = match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_file() => {
-                self.found.push(Found { path, input, stat: Stat::from(&metadata) });
+                self.found.push(Found {
+                    path,
+                    input,
+                    stat: Stat::from(&metadata),
+                    is_sibling: false,
+                });
                 return;
             }
             Ok(metadata) if metadata.is_symlink() => "it is a symbolic link".into(),
@@ -280,12 +287,12 @@ pub fn is_excluded(path: &Path, patterns: &[String]) -> bool {
     })
 }
 
-/// Returns the regular files beside `path`, whatever their names.
+/// Returns the regular files in a folder, whatever their names.
 ///
 /// Errors: the folder cannot be read; then nothing is known about what is in it.
-pub fn neighbours(path: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
+pub fn list(folder: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(path.parent().unwrap_or(Path::new("/")))? {
+    for entry in fs::read_dir(folder)? {
         let entry = entry?;
         // `DirEntry::metadata` does not follow links.
         match entry.metadata() {
@@ -299,14 +306,18 @@ pub fn neighbours(path: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
 }
 
 /// Returns the path a file was written under before its rotation: the name without a suffix such
-/// as `.2026-01-31-13`, `.1` or `-20260131`.
+/// as `.2026-01-31-13`, `.1` or `-20260131`, and without `.gz`.
 ///
-/// Source: Kafka's `DatePattern='.'yyyy-MM-dd-HH`; logrotate(8), `start` and `dateext`.
+/// Source: Kafka's `DatePattern='.'yyyy-MM-dd-HH`; logrotate(8), `start`, `dateext`, `compress`.
 pub fn written_under(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let mut end = name.len();
-    while let Some(at) = rotation_suffix(&name[..end]) {
-        end = at;
+    loop {
+        let gzipped = name[..end].strip_suffix(b".gz").filter(|stem| !stem.is_empty());
+        match gzipped.map(<[u8]>::len).or_else(|| rotation_suffix(&name[..end])) {
+            Some(at) => end = at,
+            None => break,
+        }
     }
     path.with_file_name(std::ffi::OsStr::from_bytes(&name[..end]))
 }
@@ -314,6 +325,8 @@ pub fn written_under(path: &Path) -> PathBuf {
 /// Returns a number that is the smaller the older a rotated file is, as far as its name tells:
 /// `.2` was written before `.1`. For files whose last writes share a tick of the clock.
 pub fn rank(path: &Path) -> i64 {
+    let is_gzipped = path.extension().is_some_and(|extension| extension == "gz");
+    let path = if is_gzipped { &path.with_extension("") } else { path };
     let extension = path.extension().and_then(|extension| extension.to_str());
     let number = extension.filter(|extension| extension.len() <= 4);
     number.and_then(|number| number.parse::<i64>().ok()).map_or(0, |number| -number)
@@ -361,7 +374,10 @@ pub enum Hint {
 /// Notices of changes in watched folders.
 pub struct Hints {
     watcher: Option<RecommendedWatcher>,
-    watched: HashSet<PathBuf>,
+    /// Folders to watch, whether they are there or not.
+    wanted: BTreeSet<PathBuf>,
+    /// What each watched path led to when the watch was set.
+    watched: HashMap<PathBuf, Inode>,
     /// Some folders give no notices.
     has_gaps: bool,
     /// Where notices arrive.
@@ -385,25 +401,55 @@ impl Hints {
             })
             .ok();
         let has_gaps = watcher.is_none();
-        Hints { watcher, watched: HashSet::new(), has_gaps, receiver, missed }
+        let (wanted, watched) = (BTreeSet::new(), HashMap::new());
+        Hints { watcher, wanted, watched, has_gaps, receiver, missed }
     }
 
-    /// Watches a folder, unless it is watched already.
-    pub fn watch(&mut self, folder: &Path) {
+    /// Asks for notices of a folder, from the next [`Hints::renew`] on.
+    pub fn want(&mut self, folder: &Path) {
+        if !self.wanted.contains(folder) {
+            self.wanted.insert(folder.to_path_buf());
+        }
+    }
+
+    /// Watches what is wanted, and in the place of a folder that is not there the nearest one
+    /// above it; tells whether a watch was set.
+    ///
+    /// The kernel watches a folder, not its path: after it was renamed, replaced or mounted over,
+    /// the path leads to a folder that is not watched yet.
+    pub fn renew(&mut self) -> bool {
         let Some(watcher) = &mut self.watcher else {
-            return;
+            return false;
         };
-        if self.watched.contains(folder) || !folder.is_dir() {
-            return;
+        let mut there: HashMap<PathBuf, Inode> = HashMap::new();
+        for wanted in &self.wanted {
+            let nearest = wanted.ancestors().find_map(|path| Some((path, inode_of(path)?)));
+            there.extend(nearest.map(|(path, inode)| (path.to_path_buf(), inode)));
         }
-        if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
-            self.has_gaps = true;
-            log::warn!(
-                "no notices of changes in {}, it is looked at in intervals: {error}",
-                folder.display()
-            );
+        self.watched.retain(|path, inode| {
+            let is_same = there.get(path) == Some(inode);
+            if !is_same {
+                // Fails where the kernel has taken the watch away with the folder.
+                let _ = watcher.unwatch(path);
+            }
+            is_same
+        });
+        let mut is_new = false;
+        for (path, inode) in there {
+            if self.watched.contains_key(&path) {
+                continue;
+            }
+            is_new = true;
+            if let Err(error) = watcher.watch(&path, RecursiveMode::NonRecursive) {
+                self.has_gaps = true;
+                log::warn!(
+                    "no notices of changes in {}, it is looked at in intervals: {error}",
+                    path.display()
+                );
+            }
+            self.watched.insert(path, inode);
         }
-        self.watched.insert(folder.to_path_buf());
+        is_new
     }
 
     /// Tells whether notices come from all folders that were to be watched.
@@ -438,6 +484,11 @@ fn forward(event: notify::Result<notify::Event>, sender: &Sender<Hint>, missed: 
     }
 }
 
+fn inode_of(folder: &Path) -> Option<Inode> {
+    let metadata = fs::metadata(folder).ok().filter(|metadata| metadata.is_dir())?;
+    Some(Stat::from(&metadata).inode)
+}
+
 /// Returns the folders to watch for a pattern: the one that holds the files, where it is named
 /// without wildcards.
 pub fn folder_of(pattern: &str) -> Option<PathBuf> {
@@ -460,6 +511,9 @@ mod tests {
         check("/l/server.log.1", "/l/server.log");
         check("/l/server.log.2026-11-22.1", "/l/server.log");
         check("/l/server.log-20261122", "/l/server.log");
+        check("/l/server.log.1.gz", "/l/server.log");
+        check("/l/server.log-20261122.gz", "/l/server.log");
+        check("/l/.gz", "/l/.gz");
         check("/l/app-1.log", "/l/app-1.log");
         check("/l/app-1", "/l/app-1");
         check("/l/kafka-2.13", "/l/kafka-2");

@@ -19,18 +19,10 @@ use super::harvester::Harvester;
 use super::multiline::EventBuffer;
 use super::open_files::is_exhausted;
 use super::registry::{Entry, StoredPath};
-use super::{Finished, Hub, Life, OpenBatch, Phase, Stream};
+use super::{Content, Finished, Hub, Life, OpenBatch, Phase, Stream};
 use crate::config::StartAt;
 use crate::kafka::record_batch::now_ms;
 use crate::record::SourceId;
-
-/// Finished lives remembered for each stream whose rotated files no input matches. A later
-/// rotated file is known to be unread by its later last write, so few are needed.
-const FINISHED_KEPT: usize = 3;
-
-/// Scans in a row that must miss a finished file before it is forgotten: a scan in the middle of a
-/// chain of renames sees some files under neither name, and what was forgotten is shipped again.
-const ABSENT_SCANS: u64 = 10;
 
 /// Shortest time between two scans that notices ask for.
 const SCAN_PAUSE: Duration = Duration::from_millis(20);
@@ -49,39 +41,43 @@ const STATS_A_SCAN: usize = 1000;
 const BY_NAME_SCANS: u64 = 64;
 
 /// Where and as what a life begins.
-struct Begin {
-    offset: u64,
-    number: u32,
-    file_id: Option<String>,
+pub(super) struct Begin {
+    pub(super) offset: u64,
+    pub(super) number: u32,
+    pub(super) file_id: Option<String>,
     /// When it was found, in milliseconds since 1970.
-    first_seen_ms: i64,
-    /// It grew after it had been finished.
-    late: bool,
+    pub(super) first_seen_ms: i64,
+    pub(super) place: Place,
+}
+
+/// When a life has its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// After all of its stream that are older, before all that are younger.
+    ByAge,
+    /// As the n-th of its stream's queue.
+    At(usize),
+    /// At once, for it grew after it had been finished.
+    Late,
+}
+
+impl Begin {
+    pub(super) fn at(offset: u64) -> Begin {
+        let first_seen_ms = now_ms();
+        Begin { offset, number: 0, file_id: None, first_seen_ms, place: Place::ByAge }
+    }
 }
 
 impl Hub<'_> {
     pub(super) fn first_scan(&mut self) {
         self.scan(true);
-        let left = std::mem::take(&mut self.restored);
-        let (gone, kept): (Vec<Entry>, Vec<Entry>) = left.into_iter().partition(is_gone);
-        // A file that cannot be opened now, or that no input matches now, is not forgotten.
-        self.restored = kept;
-        for entry in gone {
-            if !entry.done {
-                log::warn!(
-                    "file gone while stopped: path={} name={} offset={}; what was written after \
-                     this offset is lost",
-                    PathBuf::from(&entry.path).display(),
-                    PathBuf::from(&entry.name).display(),
-                    entry.offset
-                );
-            }
-        }
+        self.forget_gone();
     }
 
     /// Looks at all names: new files, renamed files, files that are gone.
     pub(super) fn scan(&mut self, first: bool) {
         self.n_scans += 1;
+        self.watch_folders();
         let begun = Instant::now();
         let scan = self.look_at_names();
         // However many files there are, looking at their names takes little of the time.
@@ -102,37 +98,42 @@ impl Hub<'_> {
             for pattern in unmatched {
                 log::warn!("no file yet: path={pattern}; it is read once it is there");
             }
+            self.know_restored_streams();
         }
         // By stream in the order of their first sight: a file of two names belongs to the first.
         let mut arrivals: BTreeMap<usize, Vec<Found>> = BTreeMap::new();
         for found in scan.found {
-            if self.is_known(&found) {
-                continue;
+            if !self.is_known(&found) {
+                let remembered = self.restored.get(&found.stat);
+                let path = remembered.map(|entry| PathBuf::from(&entry.path));
+                let path = path.unwrap_or_else(|| discover::written_under(&found.path));
+                let stream = self.stream_for(&path, found.input);
+                arrivals.entry(stream).or_default().push(found);
             }
-            let stream = self.stream_for(&discover::written_under(&found.path), found.input);
-            arrivals.entry(stream).or_default().push(found);
         }
-        if first {
-            self.find_restored(&mut arrivals);
+        if self.hints.renew() {
+            // What came since it was looked for gave no notice.
+            self.scan_soon();
         }
-        self.watch_folders(&arrivals);
+        self.find_siblings(&mut arrivals);
         for (stream, mut found) in arrivals {
-            self.add_missed_siblings(stream, &mut found);
             let path = &self.streams[stream].path;
             found.sort_by_cached_key(|found| {
                 let Found { path: name, stat, .. } = found;
-                let age = (stat.mtime_ns, discover::rank(name), stat.btime_ns);
+                let age = (stat.mtime_ns, stat.btime_ns, discover::rank(name));
                 (name == path, age, name.clone())
             });
             found.dedup_by_key(|found| found.stat.inode);
+            if first {
+                self.find_restored_copies(stream, &found);
+            }
             for found in found {
                 self.add_file(stream, found, first);
             }
         }
         self.note_absent();
-        if !scan.incomplete {
-            self.forget_absent();
-        }
+        self.forget_absent(!scan.incomplete);
+        self.held.retain(|_, held| self.lives.contains_key(&held.source));
         self.look_at_deleted();
         self.look_at_open_files();
         // Deleted or replaced behind us: nothing that was saved is there any more.
@@ -165,49 +166,55 @@ impl Hub<'_> {
         self.patterns.scan(is_known)
     }
 
-    /// Tells whether a found name belongs to a life that is known, and notes the name.
+    /// Tells whether a found name belongs to a file that is known, and notes the name.
     fn is_known(&mut self, found: &Found) -> bool {
         if let Some(&source) = self.by_inode.get(&found.stat.inode) {
+            self.note_found(source, &found.path, &found.stat);
             let life = self.lives.get_mut(&source).expect("inodes of open lives");
-            let known = life.harvester.stat();
-            if known.btime_ns != found.stat.btime_ns {
-                // It was deleted while it was parked, and this one has its inode: it is found
-                // anew once the old one's account is closed.
-                self.enqueue(source);
-                return true;
-            }
-            let has_changed =
-                known.size != found.stat.size || known.mtime_ns != found.stat.mtime_ns;
-            if life.seen_in_scan != self.n_scans {
-                let rotated = found.path != self.streams[life.stream].path;
-                if rotated && life.name != found.path {
-                    log::info!(
-                        "file rotated: path={} name={} read_offset={}",
-                        self.streams[life.stream].path.display(),
-                        found.path.display(),
-                        life.events.read_offset()
-                    );
-                }
-                life.seen_in_scan = self.n_scans;
-                life.rotated = rotated;
-                life.n_missed = 0;
-                life.name.clone_from(&found.path);
-            }
+            life.seen_in_scan = self.n_scans;
             self.by_name.insert(found.path.clone(), source);
-            if has_changed {
-                self.enqueue(source);
-            }
             return true;
         }
-        if let Some(finished) = self.finished.get_mut(&found.stat.inode) {
-            finished.seen_in_scan = self.n_scans;
-            let entry = &mut finished.entry;
-            if entry.btime_ns == found.stat.btime_ns && entry.offset == found.stat.size {
-                entry.name = StoredPath::from(found.path.as_path());
-                return true;
-            }
+        let Some(finished) = self.finished.get_mut(&found.stat.inode) else {
+            return false;
+        };
+        finished.seen_in_scan = self.n_scans;
+        finished.is_matched = true;
+        let is_unchanged = finished.is_unchanged(&found.stat);
+        if is_unchanged {
+            finished.entry.name = StoredPath::from(found.path.as_path());
         }
-        false
+        is_unchanged
+    }
+
+    /// Notes under which name a life was found in this scan; the first name counts.
+    pub(super) fn note_found(&mut self, source: SourceId, name: &Path, stat: &Stat) {
+        let life = self.lives.get_mut(&source).expect("inodes of open lives");
+        let known = life.harvester.stat();
+        if known.btime_ns != stat.btime_ns {
+            // It was deleted while it was parked, and this one has its inode: it is found anew
+            // once the old one's account is closed.
+            return self.enqueue(source);
+        }
+        let has_changed = known.size != stat.size || known.mtime_ns != stat.mtime_ns;
+        if life.seen_in_scan != self.n_scans {
+            let path = &self.streams[life.stream].path;
+            let rotated = name != path;
+            if rotated && life.name != name {
+                log::info!(
+                    "file rotated: path={} name={} read_offset={}",
+                    path.display(),
+                    name.display(),
+                    life.events.read_offset()
+                );
+            }
+            life.rotated = rotated;
+            life.n_missed = 0;
+            life.name = name.to_path_buf();
+        }
+        if has_changed {
+            self.enqueue(source);
+        }
     }
 
     fn stream_for(&mut self, path: &Path, input: usize) -> usize {
@@ -216,7 +223,9 @@ impl Hub<'_> {
         }
         let input = Arc::clone(&self.inputs[input]);
         let topic: Arc<str> = input.topic.as_str().into();
-        let newest = self.restored.iter().filter(|entry| PathBuf::from(&entry.path) == path);
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        self.folders.add(folder);
+        self.hints.want(folder);
         self.streams.push(Stream {
             path: path.to_path_buf(),
             input,
@@ -224,8 +233,7 @@ impl Hub<'_> {
             key: encode::key(&self.config.host, path.as_os_str().as_bytes()),
             slot: None,
             queue: VecDeque::new(),
-            newest_mtime_ns: newest.map(|entry| entry.mtime_ns).max(),
-            finished: VecDeque::new(),
+            known_mtime_ns: self.restored.newest_mtime_ns(path),
         });
         let stream = self.streams.len() - 1;
         self.stream_of.insert(path.to_path_buf(), stream);
@@ -240,32 +248,14 @@ impl Hub<'_> {
         stream
     }
 
-    /// Finds what the registry knows under names that no input matches: files that were renamed
-    /// while the shipper was stopped.
-    fn find_restored(&mut self, arrivals: &mut BTreeMap<usize, Vec<Found>>) {
-        let mut paths: Vec<PathBuf> =
-            self.restored.iter().map(|entry| PathBuf::from(&entry.path)).collect();
+    /// Makes the streams that the registry knows, so that files are found that were renamed while
+    /// the shipper was stopped, under whatever name.
+    fn know_restored_streams(&mut self) {
+        let mut paths: Vec<PathBuf> = self.restored.paths().map(Path::to_path_buf).collect();
         paths.sort();
-        paths.dedup();
         for path in paths {
-            let Some(input) = self.input_for(&path) else {
-                continue;
-            };
-            let Ok(neighbours) = discover::neighbours(&path) else {
-                continue;
-            };
-            let stream = self.stream_for(&path, input);
-            let found = arrivals.entry(stream).or_default();
-            let entries: Vec<&Entry> =
-                self.restored.iter().filter(|entry| PathBuf::from(&entry.path) == path).collect();
-            for (name, stat) in neighbours {
-                let is_entry = |entry: &&Entry| {
-                    entry.inode.ino == stat.inode.ino && entry.btime_ns == stat.btime_ns
-                };
-                let is_new = found.iter().all(|found| found.stat.inode != stat.inode);
-                if is_new && entries.iter().any(is_entry) {
-                    found.push(Found { path: name, input, stat });
-                }
+            if let Some(input) = self.input_for(&path) {
+                self.stream_for(&path, input);
             }
         }
     }
@@ -278,122 +268,100 @@ impl Hub<'_> {
         })
     }
 
-    /// Adds rotated files that were created and renamed between two looks: those of the stream
-    /// that were written to later than every life that is known.
-    fn add_missed_siblings(&mut self, stream: usize, found: &mut Vec<Found>) {
-        let mut newest = self.streams[stream].newest_mtime_ns;
-        for life in self.lives.values().filter(|life| life.stream == stream) {
-            let mtime = life.stat_now().unwrap_or(*life.harvester.stat()).mtime_ns;
-            newest = newest.max(Some(mtime));
-        }
-        let Some(newest) = newest else { return };
-        let Stream { path, input, .. } = &self.streams[stream];
-        let Ok(neighbours) = discover::neighbours(path) else {
-            return;
-        };
-        for (name, stat) in neighbours {
-            let is_sibling = name != *path && discover::written_under(&name) == *path;
-            let is_known = self.by_inode.contains_key(&stat.inode)
-                || self.finished.contains_key(&stat.inode)
-                || found.iter().any(|found| found.stat.inode == stat.inode);
-            if is_sibling
-                && !is_known
-                && stat.mtime_ns >= newest
-                && !discover::is_excluded(&name, &input.exclude)
-            {
-                found.push(Found { path: name, input: 0, stat });
-            }
-        }
-    }
-
     /// Opens a file that is new, or known from the registry, or grew after it was finished.
     fn add_file(&mut self, stream: usize, found: Found, first: bool) {
         if !self.make_room_for_a_file() {
-            return;
+            return self.folders.look_again(&found.path);
         }
         let (file, stat) = match discover::open(&found.path) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) if is_exhausted(&error) => return self.lower_open_files(),
-            Err(error) => return self.warn_once(&found.path, &error.to_string()),
+            Err(error) => {
+                self.folders.look_again(&found.path);
+                return match is_exhausted(&error) {
+                    true => self.lower_open_files(),
+                    false => self.warn_once(&found.path, &error.to_string()),
+                };
+            }
         };
         if stat.inode != found.stat.inode {
             // Renamed since it was found: only another look tells what became of either file.
-            self.scan_soon();
-            return;
+            return self.scan_soon();
         }
         if self.by_inode.contains_key(&stat.inode) {
             return;
         }
         self.refused.remove(&found.path);
+        let found = Found { stat, ..found };
         let known = self.take_entry(&stat);
-        let first_seen_ms = now_ms();
-        let mut begin = Begin { offset: 0, number: 0, file_id: None, first_seen_ms, late: false };
-        match known.as_ref().map(|entry| compare(entry, &file, &stat)) {
-            Some(Ok(Identity::Same)) => {
-                let entry = known.expect("compared");
+        let identity =
+            known.as_ref().map_or(Ok(Identity::Other), |entry| compare(entry, &file, &stat));
+        if matches!(identity, Ok(Identity::Other | Identity::NewLife))
+            && self.is_held(stream, &found, &file)
+        {
+            self.restored.extend(known);
+            return self.folders.look_again(&found.path);
+        }
+        let begin = match (identity, known) {
+            (Ok(Identity::Same), Some(entry)) => {
                 if entry.done && entry.offset == stat.size {
-                    let entry = Entry { name: found.path.as_path().into(), ..entry };
-                    self.remember(stream, entry, stat.inode, self.n_scans);
-                    return;
+                    return self.remember_found(entry, &found);
                 }
                 log::info!("file resumed: name={} offset={}", found.path.display(), entry.offset);
-                begin.offset = entry.offset;
-                begin.number = entry.life;
-                begin.file_id = entry.file_id;
-                begin.first_seen_ms = entry.first_seen_ms;
                 // Back under its path it is the current file, not a late one.
-                begin.late = entry.done && found.path != self.streams[stream].path;
+                let is_late = entry.done && found.path != self.streams[stream].path;
+                Begin {
+                    offset: entry.offset,
+                    number: entry.life,
+                    file_id: entry.file_id,
+                    first_seen_ms: entry.first_seen_ms,
+                    place: if is_late { Place::Late } else { Place::ByAge },
+                }
             }
-            Some(Ok(Identity::NewLife)) => {
-                let entry = known.expect("compared");
+            (Ok(Identity::NewLife), Some(entry)) => {
                 self.log_truncated(&found.path, entry.offset, stat.size);
-                begin.number = entry.life + 1;
+                Begin { number: entry.life + 1, ..Begin::at(0) }
             }
-            Some(Err(error)) => {
+            (Err(error), known) => {
                 // What is known must outlive the error, or the file would be repeated whole.
                 self.restored.extend(known);
+                self.folders.look_again(&found.path);
                 return self.warn_once(&found.path, &error.to_string());
             }
-            Some(Ok(Identity::Other)) | None => {
+            (Ok(_), _) => {
                 let input = &self.streams[stream].input;
-                if first && input.start_at == StartAt::End && !self.had_registry {
-                    begin.offset = stat.size;
-                }
-                log::info!("file found: name={} offset={}", found.path.display(), begin.offset);
+                let is_old = first && input.start_at == StartAt::End && !self.had_registry;
+                let offset = if is_old { stat.size } else { 0 };
+                log::info!("file found: name={} offset={offset}", found.path.display());
+                Begin::at(offset)
             }
-        }
+        };
         let harvester = Harvester::new(&self.open_files, file, stat, begin.offset);
         self.open_life(stream, found.path, harvester, begin);
     }
 
     /// Returns, and forgets, what is remembered of a file.
     fn take_entry(&mut self, stat: &Stat) -> Option<Entry> {
-        if let Some(finished) = self.finished.remove(&stat.inode) {
-            return Some(finished.entry);
+        match self.finished.remove(&stat.inode) {
+            Some(finished) => Some(finished.entry),
+            None => self.restored.take(stat),
         }
-        // The device's number may be another one since the host was started again.
-        let is_file = |entry: &Entry| {
-            entry.inode.ino == stat.inode.ino
-                && entry.btime_ns == stat.btime_ns
-                && (entry.btime_ns.is_some() || entry.inode.dev == stat.inode.dev)
-        };
-        let at = self.restored.iter().position(is_file)?;
-        Some(self.restored.swap_remove(at))
     }
 
-    fn open_life(&mut self, stream: usize, name: PathBuf, harvester: Harvester, begin: Begin) {
+    pub(super) fn open_life(
+        &mut self,
+        stream: usize,
+        name: PathBuf,
+        harvester: Harvester,
+        begin: Begin,
+    ) -> SourceId {
         let source = SourceId(self.next_source);
         self.next_source += 1;
         self.counters.files_opened.add(1);
         self.ledger.open(source, begin.offset);
         let input = &self.streams[stream].input;
         let rotated = name != self.streams[stream].path;
-        let phase = match (begin.late, self.streams[stream].queue.is_empty()) {
-            (true, _) => Phase::Lingering,
-            (false, true) => Phase::Reading,
-            (false, false) => Phase::Waiting,
-        };
+        let phase = if begin.place == Place::Late { Phase::Lingering } else { Phase::Waiting };
         self.by_inode.insert(harvester.stat().inode, source);
         self.by_name.insert(name.clone(), source);
         let life = Life {
@@ -414,7 +382,7 @@ impl Hub<'_> {
             origin: None,
             at_end: false,
             successor_seen: false,
-            replaced: false,
+            content: Content::Own,
             n_missed: 0,
             gone: false,
             deleted_at: None,
@@ -435,11 +403,38 @@ impl Hub<'_> {
             let path = path.as_os_str().as_bytes();
             life.origin = Some(Origin::new(&self.config.host, path, file_id, &input.fields));
         }
-        if phase != Phase::Lingering {
-            self.streams[stream].queue.push_back(source);
+        match begin.place {
+            Place::ByAge => self.queue_at(self.place_by_age(source), source),
+            Place::At(at) => self.queue_at(at, source),
+            Place::Late => {}
         }
         self.dirty = true;
         self.enqueue(source);
+        source
+    }
+
+    /// Returns the place in the queue before the first life that is younger.
+    fn place_by_age(&self, source: SourceId) -> usize {
+        let life = &self.lives[&source];
+        let is_younger = |other: &SourceId| is_older(life, &self.lives[other]);
+        let queue = &self.streams[life.stream].queue;
+        queue.iter().position(is_younger).unwrap_or(queue.len())
+    }
+
+    /// Puts a life into the queue of its stream.
+    ///
+    /// One that is already being read waits if it is younger: what was shipped of it cannot be
+    /// called back, but the rest comes behind the older file.
+    fn queue_at(&mut self, at: usize, source: SourceId) {
+        let queue = &mut self.streams[self.lives[&source].stream].queue;
+        let first = queue.front().copied();
+        queue.insert(at, source);
+        if at == 0 {
+            if let Some(first) = first {
+                self.set_phase(first, Phase::Waiting);
+            }
+            self.set_phase(source, Phase::Reading);
+        }
     }
 
     /// Begins at byte 0 of a file that was truncated or overwritten.
@@ -450,27 +445,18 @@ impl Hub<'_> {
         let size = old.stat_now().map_or(0, |stat| stat.size);
         self.log_truncated(&old.name, old.events.read_offset(), size);
         let stream = old.stream;
-        let at = self.streams[stream].queue.iter().position(|queued| *queued == source);
-        let begin = Begin {
-            offset: 0,
-            number: old.number + 1,
-            file_id: None,
-            first_seen_ms: now_ms(),
-            late: at.is_none(),
-        };
-        let seen_in_scan = old.seen_in_scan;
-        self.open_life(stream, old.name, old.harvester.begin_again(), begin);
-        if let Some(at) = at {
-            // It takes the place of the old life, not one behind all others.
-            let queue = &mut self.streams[stream].queue;
-            let newcomer = queue.pop_back().expect("opened above");
-            queue[at] = newcomer;
-            let life = self.lives.get_mut(&newcomer).expect("opened above");
-            life.phase = old.phase;
-            life.seen_in_scan = seen_in_scan;
-            life.rotated = old.rotated;
-            self.enqueue(newcomer);
-        }
+        let queue = &mut self.streams[stream].queue;
+        // It takes the place of the old life, whatever its age.
+        let at = queue.iter().position(|queued| *queued == source);
+        let place = at.map_or(Place::Late, |at| {
+            queue.remove(at);
+            Place::At(at)
+        });
+        let begin = Begin { number: old.number + 1, place, ..Begin::at(0) };
+        let newcomer = self.open_life(stream, old.name, old.harvester.begin_again(), begin);
+        let life = self.lives.get_mut(&newcomer).expect("opened above");
+        life.seen_in_scan = old.seen_in_scan;
+        life.rotated = old.rotated;
         self.forget_if_replaced(source);
     }
 
@@ -520,15 +506,6 @@ impl Hub<'_> {
         self.find_astray(astray);
     }
 
-    /// Forgets finished files that an input matched and that are gone.
-    fn forget_absent(&mut self) {
-        let n_scans = self.n_scans;
-        let n_before = self.finished.len();
-        self.finished
-            .retain(|_, file| file.seen_in_scan == 0 || file.seen_in_scan + ABSENT_SCANS > n_scans);
-        self.dirty |= self.finished.len() != n_before;
-    }
-
     /// Finds growth and loss that no notice told of.
     fn look_at_open_files(&mut self) {
         let mut changed = Vec::new();
@@ -549,18 +526,15 @@ impl Hub<'_> {
         }
     }
 
-    fn watch_folders(&mut self, arrivals: &BTreeMap<usize, Vec<Found>>) {
+    /// Watches the folders of patterns and of streams, if they are there and whatever they are now.
+    fn watch_folders(&mut self) {
         if self.n_scans == 1 {
             let patterns = self.config.input.iter().flat_map(|input| &input.paths);
             for folder in patterns.filter_map(|pattern| discover::folder_of(pattern)) {
-                self.hints.watch(&folder);
+                self.hints.want(&folder);
             }
         }
-        for found in arrivals.values().flatten() {
-            if let Some(folder) = found.path.parent() {
-                self.hints.watch(folder);
-            }
-        }
+        self.hints.renew();
     }
 
     pub(super) fn scan_soon(&mut self) {
@@ -609,31 +583,48 @@ impl Hub<'_> {
         self.dirty = true;
         log::info!("file finished: name={} offset={offset}", life.name.display());
         let stat = life.stat_now().unwrap_or(*life.harvester.stat());
-        let stream = &mut self.streams[life.stream];
-        stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(stat.mtime_ns));
         if stat.n_links > 0 && !life.gone {
-            let mut entry = life.entry(&stream.path, offset);
+            let mut entry = life.entry(&self.streams[life.stream].path, offset);
             entry.done = true;
             entry.mtime_ns = stat.mtime_ns;
-            // Not matched by the last scan: no input's pattern leads to it any more.
-            let seen = if life.seen_in_scan == self.n_scans { self.n_scans } else { 0 };
-            self.remember(life.stream, entry, stat.inode, seen);
+            let is_matched = life.seen_in_scan == self.n_scans;
+            self.remember(stat.inode, entry, is_matched);
         }
     }
 
-    fn remember(&mut self, stream: usize, entry: Entry, inode: Inode, seen_in_scan: u64) {
-        let stream = &mut self.streams[stream];
-        stream.newest_mtime_ns = stream.newest_mtime_ns.max(Some(entry.mtime_ns));
-        self.finished.insert(inode, Finished { entry, seen_in_scan });
-        stream.finished.push_back(inode);
-        while stream.finished.len() > FINISHED_KEPT {
-            let oldest = stream.finished.pop_front().expect("longer than its limit");
-            if self.finished.get(&oldest).is_some_and(|file| file.seen_in_scan == 0) {
-                self.finished.remove(&oldest);
-            }
-        }
+    fn remember_found(&mut self, entry: Entry, found: &Found) {
+        let Found { path, stat, .. } = found;
+        let (name, mtime_ns) = (StoredPath::from(path.as_path()), stat.mtime_ns);
+        let entry = Entry { name, inode: stat.inode, mtime_ns, ..entry };
+        self.remember(found.stat.inode, entry, !found.is_sibling);
+    }
+
+    fn remember(&mut self, inode: Inode, entry: Entry, is_matched: bool) {
+        let seen_in_scan = self.n_scans;
+        self.finished.insert(inode, Finished { entry, is_matched, seen_in_scan, n_missed: 0 });
         self.dirty = true;
     }
+}
+
+impl Finished {
+    /// Tells whether the file is as it was when it was finished, as far as the file system tells.
+    pub(super) fn is_unchanged(&self, stat: &Stat) -> bool {
+        let entry = &self.entry;
+        entry.btime_ns == stat.btime_ns
+            && entry.offset == stat.size
+            && entry.mtime_ns == stat.mtime_ns
+    }
+}
+
+/// Tells whether a life is older than another of its stream: what the path names is the youngest,
+/// and others are as old as their last write, unless they were born the other way round.
+fn is_older(life: &Life, other: &Life) -> bool {
+    if life.rotated != other.rotated {
+        return life.rotated;
+    }
+    let (stat, other_stat) = (life.harvester.stat(), other.harvester.stat());
+    let age = |stat: &Stat, life: &Life| (stat.mtime_ns, stat.btime_ns, discover::rank(&life.name));
+    age(stat, life) < age(other_stat, other) && stat.btime_ns <= other_stat.btime_ns
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -645,20 +636,18 @@ enum Identity {
 
 /// Compares a file with what is remembered of one with its inode.
 fn compare(entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
-    let head_matches = entry.head.matches(file, 0)?;
-    if entry.btime_ns != stat.btime_ns || (entry.btime_ns.is_none() && !head_matches) {
+    if entry.btime_ns != stat.btime_ns
+        || (entry.btime_ns.is_none() && !entry.head.matches(file, 0)?)
+    {
         return Ok(Identity::Other);
     }
-    let guard_start = entry.offset - u64::from(entry.guard.len);
-    let is_same =
-        stat.size >= entry.offset && head_matches && entry.guard.matches(file, guard_start)?;
-    Ok(if is_same { Identity::Same } else { Identity::NewLife })
+    Ok(if fits(entry, file, stat)? { Identity::Same } else { Identity::NewLife })
 }
 
-/// Tells whether a file is known to be gone: its folder can be read and holds no such file.
-fn is_gone(entry: &Entry) -> bool {
-    let is_entry =
-        |stat: &Stat| stat.inode.ino == entry.inode.ino && stat.btime_ns == entry.btime_ns;
-    discover::neighbours(&PathBuf::from(&entry.path))
-        .is_ok_and(|neighbours| !neighbours.iter().any(|(_, stat)| is_entry(stat)))
+/// Tells whether a file holds what is remembered of a file.
+pub(super) fn fits(entry: &Entry, file: &File, stat: &Stat) -> io::Result<bool> {
+    let guard_start = entry.offset - u64::from(entry.guard.len);
+    Ok(stat.size >= entry.offset
+        && entry.head.matches(file, 0)?
+        && entry.guard.matches(file, guard_start)?)
 }

@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a head that are fingerprinted at most.
-const HEAD_BYTES_MAX: u64 = 1024;
+pub const HEAD_BYTES_MAX: u64 = 1024;
 /// Bytes before an offset that guard it at most.
 pub const GUARD_BYTES_MAX: usize = 64;
 

@@ -199,6 +199,20 @@ impl Harvester {
         of(&file)
     }
 
+    /// Returns the checksum of the file's head.
+    pub fn head(&self) -> io::Result<Checksum> {
+        Checksum::of_head(self.file()?)
+    }
+
+    /// Tells whether another file of `size` bytes holds the last bytes that were read, up to
+    /// `read_offset`, or as many of them as it has.
+    pub fn last_bytes_match(&self, other: &File, read_offset: u64, size: u64) -> io::Result<bool> {
+        let start = read_offset - self.last_bytes.len() as u64;
+        let len = size.min(read_offset).saturating_sub(start);
+        let bytes = read_range(other, start, len)?;
+        Ok(len > 0 && bytes.len() as u64 == len && self.last_bytes.starts_with(&bytes))
+    }
+
     fn file(&self) -> io::Result<&File> {
         match &self.open {
             Some((Bytes::Plain(file), _)) => Ok(file),

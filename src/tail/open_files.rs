@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::fingerprint::{Inode, Stat};
 use super::harvester::Reopened;
-use super::{Hub, Life, Turn, discover};
+use super::{Content, Hub, Life, Turn, discover};
 use crate::record::SourceId;
 
 /// Scans in a row that must miss a parked file: one in the middle of a chain of renames sees some
@@ -111,7 +111,7 @@ impl Hub<'_> {
     /// Opens the file of a life whose turn it is, if it is parked; returns how the turn ends where
     /// that cannot be.
     pub(super) fn reopen(&mut self, life: &mut Life) -> io::Result<Option<Turn>> {
-        if !life.harvester.is_parked() || life.gone {
+        if !life.harvester.is_parked() || life.gone || life.content != Content::Own {
             return Ok(None);
         }
         let later = Turn::Wait(Some(Instant::now() + self.config.tail.scan_interval));
@@ -123,10 +123,7 @@ impl Hub<'_> {
         match life.harvester.reopen(&self.open_files, &life.name, read_offset, &life.head) {
             Ok(Reopened::Same) => Ok(None),
             Ok(Reopened::Replaced) => {
-                self.counters.bytes_lost.add(known_size.saturating_sub(read_offset));
-                life.replaced = true;
-                life.at_end = true;
-                Ok(None)
+                Ok(Some(Turn::Truncated { n_unread: known_size.saturating_sub(read_offset) }))
             }
             // The scan looks for it under other names.
             Ok(Reopened::Moved) => {
@@ -149,8 +146,8 @@ impl Hub<'_> {
             let life = self.lives.get_mut(&source).expect("listed by the scan");
             let folder = life.name.parent().unwrap_or(Path::new("/"));
             let files = folders.entry(folder.to_path_buf()).or_insert_with(|| {
-                let neighbours = discover::neighbours(&life.name)?;
-                Ok(neighbours.into_iter().map(|(name, stat)| (stat.inode, (name, stat))).collect())
+                let files = discover::list(folder)?;
+                Ok(files.into_iter().map(|(name, stat)| (stat.inode, (name, stat))).collect())
             });
             // A folder that cannot be read does not make its files gone.
             let Ok(files) = files else { continue };

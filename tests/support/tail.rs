@@ -56,7 +56,10 @@ impl LogDir {
 
     /// Sets the time of the last write to so many seconds ago.
     pub fn age(&self, name: &str, seconds: u64) {
-        let time = SystemTime::now() - Duration::from_secs(seconds);
+        self.set_modified(name, SystemTime::now() - Duration::from_secs(seconds));
+    }
+
+    pub fn set_modified(&self, name: &str, time: SystemTime) {
         self.open(name).set_modified(time).expect("aged");
     }
 }
@@ -162,6 +165,18 @@ impl Scene {
     /// The values of everything that stands in the topic now.
     pub fn values(&mut self) -> Vec<String> {
         self.records().iter().map(Record::text).collect()
+    }
+
+    /// The lives of files that stand in the topic now, in order of appearance.
+    pub fn file_ids(&mut self) -> Vec<String> {
+        let mut file_ids: Vec<String> = Vec::new();
+        for record in self.records() {
+            let file_id = record.header("file_id");
+            if !file_ids.contains(&file_id) {
+                file_ids.push(file_id);
+            }
+        }
+        file_ids
     }
 
     /// Waits for `n` records, stops the shipper and returns all values.

@@ -1,0 +1,285 @@
+//! Copies of files that are truncated behind them, as `copytruncate` of logrotate makes them.
+//!
+//! The copy comes first and the truncation after it, so a copy is seen in three ways: before the
+//! truncation, after it, and at the start, if the shipper was stopped. In each way the life of the
+//! truncated file goes on in the copy, where it stands byte for byte: what was written between the
+//! last read and the copy is shipped from there, before the file's new bytes, and nothing of the
+//! copy is shipped twice.
+//!
+//! Equal heads alone make no copy, for many logs begin with the same banner. A copy is a file
+//! beside the original, under the name of a rotation, born after it, that holds its head and the
+//! bytes right before the read offset at their place. Anything else is a file of its own.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::discover::{self, Found};
+use super::files::{Begin, Place, fits};
+use super::fingerprint::{Checksum, HEAD_BYTES_MAX, Stat, read_range};
+use super::harvester::{Harvester, Look};
+use super::registry::{Entry, StoredPath};
+use super::{Content, Hub, Life};
+use crate::record::SourceId;
+
+/// Shortest time for which a newcomer that may be a copy waits for the truncation behind it: a
+/// rotation truncates as soon as it has copied.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// A newcomer that holds nothing but what its stream's current file begins with.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// The life it may be a copy of.
+    pub(super) source: SourceId,
+    /// Up to here its bytes have been compared.
+    size: u64,
+    grown_at: Instant,
+}
+
+/// A copy of a truncated file, and whether there is more in it than was read.
+struct Copy {
+    name: PathBuf,
+    file: File,
+    stat: Stat,
+    content: Content,
+}
+
+impl Hub<'_> {
+    /// Tells whether a newcomer is to be left alone for now, for it may be the copy of a file
+    /// that is about to be truncated, or the truncation has not been acted on.
+    pub(super) fn is_held(&mut self, stream: usize, found: &Found, file: &File) -> bool {
+        let Some(source) = self.in_place(stream) else {
+            return false;
+        };
+        let life = self.lives.get_mut(&source).expect("lives of queues are open");
+        let stat = &found.stat;
+        if found.path == life.name || !is_born_after(stat, life.harvester.stat()) {
+            return false;
+        }
+        let look = match life.harvester.is_parked() {
+            true => life.stat_now().map(|now| match now.size < life.events.read_offset() {
+                true => Look::Replaced,
+                false => Look::Same,
+            }),
+            false => life.look(),
+        };
+        match look {
+            // Its turn finds out whether this is its copy.
+            Ok(Look::Replaced) => {
+                self.enqueue(source);
+                return true;
+            }
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+        let original = discover::open(&life.name);
+        if !original.is_ok_and(|(original, _)| holds_start_of(file, stat.size, &original)) {
+            self.held.remove(&stat.inode);
+            return false;
+        }
+        self.hold(source, found)
+    }
+
+    /// Holds a newcomer until it has not grown for a while.
+    fn hold(&mut self, source: SourceId, found: &Found) -> bool {
+        let now = Instant::now();
+        let size = found.stat.size;
+        let held = self.held.entry(found.stat.inode).or_insert_with(|| {
+            log::info!("file held: name={} may be a copy", found.path.display());
+            Held { source, size, grown_at: now }
+        });
+        if (held.source, held.size) != (source, size) {
+            *held = Held { source, size, grown_at: now };
+        }
+        // One that no pattern leads to holds nothing that is not read where a pattern leads.
+        found.is_sibling || now < held.grown_at + self.config.tail.rotate_grace.max(HOLD)
+    }
+
+    /// Returns the life that its stream's path names.
+    fn in_place(&self, stream: usize) -> Option<SourceId> {
+        let queue = &self.streams[stream].queue;
+        queue.iter().rev().copied().find(|source| !self.lives[source].rotated)
+    }
+
+    /// Acts on a file that is not any more what was read of it: its life goes on in its copy, if
+    /// there is one, and else ends with what was read.
+    pub(super) fn on_truncated(&mut self, source: SourceId, n_unread: u64) {
+        match self.copy_of(source) {
+            Some(copy) => self.move_to_copy(source, copy),
+            None => {
+                self.counters.bytes_lost.add(n_unread);
+                let life = self.lives.get_mut(&source).expect("the life had its turn");
+                life.content = Content::Replaced;
+                life.at_end = true;
+            }
+        }
+        self.enqueue(source);
+    }
+
+    fn copy_of(&self, source: SourceId) -> Option<Copy> {
+        let life = &self.lives[&source];
+        let path = &self.streams[life.stream].path;
+        if life.rotated || life.name != *path {
+            return None;
+        }
+        let files = discover::list(path.parent()?).ok()?;
+        files.into_iter().find_map(|(name, stat)| {
+            // A copy may be written over the one before.
+            let is_new = !self.by_inode.contains_key(&stat.inode)
+                && self.finished.get(&stat.inode).is_none_or(|file| !file.is_unchanged(&stat));
+            let is_candidate = is_new
+                && name != *path
+                && discover::written_under(&name) == *path
+                && is_born_after(&stat, life.harvester.stat());
+            if !is_candidate {
+                return None;
+            }
+            let (file, stat) = discover::open(&name).ok()?;
+            let held = self.held.get(&stat.inode);
+            let is_compared =
+                held.is_some_and(|held| held.source == source && held.size == stat.size);
+            let content = life.copied_in(&file, &stat, is_compared).ok()??;
+            Some(Copy { name, file, stat, content })
+        })
+    }
+
+    fn move_to_copy(&mut self, source: SourceId, copy: Copy) {
+        self.counters.files_truncated.add(1);
+        let life = self.lives.get_mut(&source).expect("the life had its turn");
+        let read_offset = life.events.read_offset();
+        log::warn!(
+            "file truncated: name={} read_offset={read_offset}; going on in its copy: name={} \
+             size={}; what was written after either and before the truncation is lost",
+            life.name.display(),
+            copy.name.display(),
+            copy.stat.size
+        );
+        self.held.remove(&copy.stat.inode);
+        self.finished.remove(&copy.stat.inode);
+        self.restored.take(&copy.stat);
+        self.by_inode.insert(copy.stat.inode, source);
+        self.by_name.insert(copy.name.clone(), source);
+        let harvester = Harvester::new(&self.open_files, copy.file, copy.stat, read_offset);
+        let original = std::mem::replace(&mut life.harvester, harvester);
+        let name = std::mem::replace(&mut life.name, copy.name);
+        life.rotated = true;
+        life.at_end = copy.content == Content::Spent;
+        life.content = copy.content;
+        life.head = Checksum::default();
+        life.saved_offset = None;
+        life.successor_seen = false;
+        life.grown_at = Instant::now();
+        let (stream, number) = (life.stream, life.number + 1);
+        let queue = &self.streams[stream].queue;
+        let at = queue.iter().position(|queued| *queued == source);
+        let place = at.map_or(Place::ByAge, |at| Place::At(at + 1));
+        let begin = Begin { number, place, ..Begin::at(0) };
+        self.open_life(stream, name, original.begin_again(), begin);
+        // Other files may have come between the copy and what the path names now.
+        self.folders.look_again(&self.streams[stream].path.clone());
+        self.scan_due = Instant::now();
+    }
+
+    /// Finds, at the start, files that were truncated behind a copy while the shipper was
+    /// stopped: what is remembered of the file is then remembered of its copy.
+    pub(super) fn find_restored_copies(&mut self, stream: usize, found: &[Found]) {
+        let path = self.streams[stream].path.clone();
+        let Some(current) = found.iter().find(|found| found.path == path) else {
+            return;
+        };
+        let Some(entry) = self.restored.get(&current.stat).cloned() else {
+            return;
+        };
+        let is_unchanged = |file: &File| fits(&entry, file, &current.stat).unwrap_or(true);
+        if entry.offset == 0 || discover::open(&path).is_ok_and(|(file, _)| is_unchanged(&file)) {
+            return;
+        }
+        let is_copy = |other: &&Found| {
+            other.path != path
+                && self.restored.get(&other.stat).is_none()
+                && is_born_after(&other.stat, &current.stat)
+                && discover::open(&other.path)
+                    .is_ok_and(|(file, stat)| fits(&entry, &file, &stat).unwrap_or(false))
+        };
+        let Some(copy) = found.iter().find(is_copy) else {
+            return;
+        };
+        log::warn!(
+            "file truncated while stopped: name={} offset={}; going on in its copy {}; what was \
+             written between the copy and the truncation is lost",
+            path.display(),
+            entry.offset,
+            copy.path.display()
+        );
+        self.counters.files_truncated.add(1);
+        let original = self.restored.take(&current.stat).expect("seen above");
+        let begun_anew = Entry {
+            life: original.life + 1,
+            file_id: None,
+            head: Checksum::default(),
+            offset: 0,
+            guard: Checksum::default(),
+            done: false,
+            ..original.clone()
+        };
+        let moved = Entry {
+            name: StoredPath::from(copy.path.as_path()),
+            inode: copy.stat.inode,
+            btime_ns: copy.stat.btime_ns,
+            mtime_ns: copy.stat.mtime_ns,
+            ..original
+        };
+        self.restored.extend([begun_anew, moved]);
+    }
+}
+
+impl Life {
+    /// Tells what a file beside this one, which was truncated, holds of what it had been; `None`
+    /// where it is no copy. `is_compared` tells that it was seen to hold nothing else.
+    fn copied_in(
+        &self,
+        file: &File,
+        stat: &Stat,
+        is_compared: bool,
+    ) -> io::Result<Option<Content>> {
+        let read_offset = self.events.read_offset();
+        let has_head = stat.size < u64::from(self.head.len) || self.head.matches(file, 0)?;
+        if read_offset == 0 || !has_head {
+            return Ok(None);
+        }
+        if stat.size >= read_offset {
+            let goes_on = self.harvester.last_bytes_match(file, read_offset, stat.size)?;
+            return Ok(goes_on.then_some(Content::Own));
+        }
+        // It was read further than it had been copied.
+        let is_start = is_compared
+            || self.harvester.last_bytes_match(file, read_offset, stat.size)?
+            || self.has_its_guard(file, stat.size)?;
+        Ok(is_start.then_some(Content::Spent))
+    }
+
+    /// Tells whether a file of `size` bytes has the bytes before the offset last saved.
+    fn has_its_guard(&self, file: &File, size: u64) -> io::Result<bool> {
+        match self.saved_offset {
+            Some(offset) if offset > 0 && offset <= size => {
+                self.guard.matches(file, offset - u64::from(self.guard.len))
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Tells whether a file of `size` bytes holds what another begins with, by its head and its end.
+fn holds_start_of(file: &File, size: u64, original: &File) -> bool {
+    let len = HEAD_BYTES_MAX.min(size);
+    [0, size - len].into_iter().all(|start| {
+        let bytes = read_range(file, start, len).ok();
+        bytes.is_some() && bytes == read_range(original, start, len).ok()
+    })
+}
+
+/// Without birth times nothing is known to be a copy.
+fn is_born_after(stat: &Stat, original: &Stat) -> bool {
+    stat.btime_ns.zip(original.btime_ns).is_some_and(|(copy, original)| copy > original)
+}

@@ -1,0 +1,210 @@
+//! What stands beside the files of streams.
+//!
+//! Rotated files that no pattern leads to are found here: those that are known under a new name,
+//! and those that were written and renamed between two looks, so that nobody saw them under their
+//! path. A folder is listed only when names in it have changed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Hub;
+use super::discover::{self, Found};
+use super::fingerprint::{Inode, Stat};
+use super::registry::{Entry, StoredPath};
+
+/// Times of files lag behind the clock by up to a tick of the kernel: 10 ms at 100 Hz.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Looks in a row that must miss a finished file before it is forgotten: a look in the middle of a
+/// chain of renames sees some files under neither name, and what was forgotten is shipped again.
+const ABSENT_LOOKS: u32 = 10;
+
+/// Folders that hold files of streams.
+#[derive(Debug, Default)]
+pub(super) struct Folders {
+    /// What each was when last listed; `None` where it must be listed whatever it is.
+    known: HashMap<PathBuf, Option<Stamp>>,
+    /// Those that the scan under way has listed, and their devices.
+    listed: HashMap<PathBuf, u64>,
+}
+
+/// Changes with any name in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: Inode,
+    mtime_ns: i64,
+}
+
+impl Folders {
+    /// Takes a folder in, unless it is known.
+    pub(super) fn add(&mut self, folder: &Path) {
+        if !self.known.contains_key(folder) {
+            self.known.insert(folder.to_path_buf(), None);
+        }
+    }
+
+    /// Has the folder of a file listed by the next scan, whether it changes or not.
+    pub(super) fn look_again(&mut self, name: &Path) {
+        if let Some(stamp) = name.parent().and_then(|folder| self.known.get_mut(folder)) {
+            *stamp = None;
+        }
+    }
+
+    /// Lists the folders whose names have changed since they were last listed.
+    fn list_changed(&mut self) -> Vec<(PathBuf, Stat)> {
+        self.listed.clear();
+        let mut files = Vec::new();
+        for (folder, known) in &mut self.known {
+            let Ok(metadata) = fs::metadata(folder) else {
+                *known = None;
+                continue;
+            };
+            let Stat { inode, mtime_ns, .. } = Stat::from(&metadata);
+            let stamp = Stamp { inode, mtime_ns };
+            if *known == Some(stamp) {
+                continue;
+            }
+            // Another change within the same tick would not show.
+            let is_old = mtime_ns < ns_of(SystemTime::now() - 2 * TICK);
+            *known = None;
+            if let Ok(found) = discover::list(folder) {
+                files.extend(found);
+                *known = is_old.then_some(stamp);
+                self.listed.insert(folder.clone(), inode.dev);
+            }
+        }
+        files
+    }
+}
+
+/// Returns the time from which on a file must have been born and written to be younger than this
+/// process.
+pub(super) fn start_ns() -> i64 {
+    ns_of(SystemTime::now() - TICK)
+}
+
+fn ns_of(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
+}
+
+impl Hub<'_> {
+    /// Looks at what stands beside the files of streams, where names have changed.
+    pub(super) fn find_siblings(&mut self, arrivals: &mut BTreeMap<usize, Vec<Found>>) {
+        let files = self.folders.list_changed();
+        let arriving: HashSet<Inode> =
+            arrivals.values().flatten().map(|found| found.stat.inode).collect();
+        for (name, stat) in files {
+            if self.is_known_sibling(&name, &stat) || arriving.contains(&stat.inode) {
+                continue;
+            }
+            if let Some(stream) = self.stream_of_sibling(&name, &stat) {
+                let found = Found { path: name, input: 0, stat, is_sibling: true };
+                arrivals.entry(stream).or_default().push(found);
+            }
+        }
+    }
+
+    /// Notes the name of a file that is known and that no pattern led to.
+    fn is_known_sibling(&mut self, name: &Path, stat: &Stat) -> bool {
+        if let Some(&source) = self.by_inode.get(&stat.inode) {
+            self.note_found(source, name, stat);
+            return true;
+        }
+        let Some(finished) = self.finished.get_mut(&stat.inode) else {
+            return false;
+        };
+        if finished.entry.btime_ns == stat.btime_ns && finished.seen_in_scan != self.n_scans {
+            finished.seen_in_scan = self.n_scans;
+            finished.entry.name = StoredPath::from(name);
+        }
+        finished.is_unchanged(stat)
+    }
+
+    /// Returns the stream of a file that no pattern leads to and that is to be read all the same:
+    /// it is known and not finished, or was written after all that is known of its stream.
+    fn stream_of_sibling(&self, name: &Path, stat: &Stat) -> Option<usize> {
+        let remembered = self.restored.get(stat);
+        let finished = self.finished.get(&stat.inode).map(|file| &file.entry);
+        let finished = finished.filter(|entry| entry.btime_ns == stat.btime_ns);
+        if let Some(entry) = remembered.or(finished) {
+            return self.stream_of.get(&PathBuf::from(&entry.path)).copied();
+        }
+        let path = discover::written_under(name);
+        let stream = *self.stream_of.get(&path)?;
+        let known = &self.streams[stream];
+        // What was born and written since this process began was not there to be left out.
+        let is_young = stat.btime_ns.unwrap_or(stat.mtime_ns).min(stat.mtime_ns) >= self.started_ns;
+        let is_newer = known.known_mtime_ns.is_some_and(|newest| stat.mtime_ns >= newest);
+        let is_rotated = path != name && !discover::is_excluded(name, &known.input.exclude);
+        (is_rotated && (is_young || is_newer)).then_some(stream)
+    }
+
+    /// Forgets finished files that are gone: those that looks at their folder do not show.
+    pub(super) fn forget_absent(&mut self, is_scan_complete: bool) {
+        let n_scans = self.n_scans;
+        let listed = &self.folders.listed;
+        let n_before = self.finished.len();
+        self.finished.retain(|_, file| {
+            if file.seen_in_scan == n_scans {
+                file.n_missed = 0;
+                return true;
+            }
+            let name = PathBuf::from(&file.entry.name);
+            let folder = name.parent().unwrap_or(Path::new("/"));
+            // Where another file system was mounted, or none any more, nothing is gone.
+            let device = match listed.get(folder) {
+                Some(device) => Some(*device),
+                None if file.is_matched && is_scan_complete => {
+                    fs::metadata(folder).ok().map(|metadata| Stat::from(&metadata).inode.dev)
+                }
+                None => None,
+            };
+            if device == Some(file.entry.inode.dev) {
+                file.n_missed += 1;
+            }
+            file.n_missed < ABSENT_LOOKS
+        });
+        self.dirty |= self.finished.len() != n_before;
+    }
+
+    /// Forgets, at the start, what the registry said of files that are known to be gone.
+    pub(super) fn forget_gone(&mut self) {
+        let mut folders = HashMap::new();
+        // A file that cannot be opened now, or that no input matches now, is not forgotten.
+        let gone = self.restored.split_off(|entry| !is_gone(entry, &mut folders));
+        for entry in gone.iter().filter(|entry| !entry.done) {
+            log::warn!(
+                "file gone while stopped: path={} name={} offset={}; what was written after \
+                 this offset is lost",
+                PathBuf::from(&entry.path).display(),
+                PathBuf::from(&entry.name).display(),
+                entry.offset
+            );
+        }
+    }
+}
+
+/// A folder's device, and inode numbers and birth times of the files in it.
+type Contents = (u64, HashSet<(u64, Option<i64>)>);
+
+/// Tells whether a file is known to be gone: its folder is on the device it was on, can be read,
+/// and holds no such file.
+fn is_gone(entry: &Entry, folders: &mut HashMap<PathBuf, Option<Contents>>) -> bool {
+    let name = PathBuf::from(&entry.name);
+    let folder = name.parent().unwrap_or(Path::new("/"));
+    if !folders.contains_key(folder) {
+        folders.insert(folder.to_path_buf(), contents_of(folder).ok());
+    }
+    folders[folder].as_ref().is_some_and(|(device, files)| {
+        *device == entry.inode.dev && !files.contains(&(entry.inode.ino, entry.btime_ns))
+    })
+}
+
+fn contents_of(folder: &Path) -> io::Result<Contents> {
+    let device = Stat::from(&fs::metadata(folder)?).inode.dev;
+    let files = discover::list(folder)?.into_iter();
+    Ok((device, files.map(|(_, stat)| (stat.inode.ino, stat.btime_ns)).collect()))
+}

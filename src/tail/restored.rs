@@ -1,0 +1,79 @@
+//! What the registry said and no file has been found for yet.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::fingerprint::Stat;
+use super::registry::Entry;
+
+/// Entries that wait for their files.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    /// By inode number alone: the device's may be another one since the host was started.
+    by_ino: HashMap<u64, Vec<Entry>>,
+    /// When any life of a stream was last written to, as the registry said at the start.
+    newest_mtime_ns: HashMap<PathBuf, i64>,
+}
+
+impl Restored {
+    pub(super) fn new(entries: Vec<Entry>) -> Restored {
+        let mut restored = Restored::default();
+        for entry in &entries {
+            let newest = restored.newest_mtime_ns.entry(PathBuf::from(&entry.path));
+            let newest = newest.or_insert(entry.mtime_ns);
+            *newest = entry.mtime_ns.max(*newest);
+        }
+        restored.extend(entries);
+        restored
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.by_ino.values().flatten()
+    }
+
+    pub(super) fn extend(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        for entry in entries {
+            self.by_ino.entry(entry.inode.ino).or_default().push(entry);
+        }
+    }
+
+    /// Returns what is remembered of a file, as far as inode and birth time tell.
+    pub(super) fn get(&self, stat: &Stat) -> Option<&Entry> {
+        self.by_ino.get(&stat.inode.ino)?.iter().find(|entry| is_file(entry, stat))
+    }
+
+    /// Returns, and forgets, what is remembered of a file.
+    pub(super) fn take(&mut self, stat: &Stat) -> Option<Entry> {
+        let entries = self.by_ino.get_mut(&stat.inode.ino)?;
+        let at = entries.iter().position(|entry| is_file(entry, stat))?;
+        let entry = entries.swap_remove(at);
+        if entries.is_empty() {
+            self.by_ino.remove(&stat.inode.ino);
+        }
+        Some(entry)
+    }
+
+    /// Forgets the entries that `keep` does not want, and returns them.
+    pub(super) fn split_off(&mut self, mut keep: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+        let all: Vec<Entry> = std::mem::take(&mut self.by_ino).into_values().flatten().collect();
+        let (kept, gone): (Vec<Entry>, Vec<Entry>) = all.into_iter().partition(|entry| keep(entry));
+        self.extend(kept);
+        gone
+    }
+
+    /// Returns the streams that the registry knew at the start.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.newest_mtime_ns.keys().map(PathBuf::as_path)
+    }
+
+    /// Returns when any life of the stream was last written to, as the registry said.
+    pub(super) fn newest_mtime_ns(&self, path: &Path) -> Option<i64> {
+        self.newest_mtime_ns.get(path).copied()
+    }
+}
+
+fn is_file(entry: &Entry, stat: &Stat) -> bool {
+    entry.inode.ino == stat.inode.ino
+        && entry.btime_ns == stat.btime_ns
+        && (entry.btime_ns.is_some() || entry.inode.dev == stat.inode.dev)
+}
