@@ -63,6 +63,8 @@ pub struct Consumer {
 pub(super) struct Context {
     /// Which topics, and as which group or what for: what a complaint is about.
     about: String,
+    /// What is none of our business, or said by whoever uses the consumer.
+    ignored: &'static [RDKafkaErrorCode],
     rebalances: Mutex<VecDeque<Rebalance>>,
     /// The consumer is being dropped: nobody asks for rebalances any more.
     is_leaving: AtomicBool,
@@ -88,6 +90,9 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code().is_some_and(|code| self.ignored.contains(&code)) {
+            return;
+        }
         // A reason begins with the broker it is about, and goes on with changing counts.
         let broker = reason.split(": ").next().unwrap_or_default();
         self.complain(&format!("{:?} {broker}", error.rdkafka_error_code()), reason);
@@ -120,8 +125,8 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
-    pub(super) fn new(about: String) -> Context {
-        Context { about, ..Context::default() }
+    pub(super) fn new(about: String, ignored: &'static [RDKafkaErrorCode]) -> Context {
+        Context { about, ignored, ..Context::default() }
     }
 
     /// Complains no more: the consumer is being dropped.
@@ -174,7 +179,7 @@ impl Consumer {
         let failed =
             |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
         let about = format!("{} as group {}", index.topics.join(", "), index.group_id);
-        let context = Context::new(about);
+        let context = Context::new(about, &[]);
         let inner: BaseConsumer<Context> = config.create_with_context(context).map_err(failed)?;
         let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();
         inner.subscribe(&topics).map_err(failed)?;

@@ -441,6 +441,9 @@ pub(super) fn init_producer_id_answer(
 }
 
 /// Asks the leader of a partition which producers it knows there. Needs Read on the topic.
+///
+/// Any replica answers it, with what it knows itself, so that a former leader that does not know
+/// better is not found out by its answer.
 #[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
 pub(super) fn describe_producers_request(head: Head<'_>, topic: &str, partition: i32) -> Vec<u8> {
     let mut writer = head.write(Api::DescribeProducers);
@@ -468,6 +471,10 @@ pub(super) struct ProducersAnswer<'a> {
 impl ProducersAnswer<'_> {
     /// Returns the epoch of a producer and the sequence number of the last record it has in the
     /// partition, -1 where the broker knows of it but of no record. `None`: it does not know it.
+    ///
+    /// The leader has appended that record. Whether it is replicated only an answer to `acks=all`
+    /// tells: a batch listed here can still be lost with the leader. The last one is recognised
+    /// for sure when it is sent again, and success then stands for all before it, too.
     #[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
     pub(super) fn last_sequence(&self, producer_id: i64) -> Option<(i16, i32)> {
         let mut found = None;

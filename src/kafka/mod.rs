@@ -25,6 +25,11 @@
 //! - After a restart the broker remembers the last batch alone. A resend of the one before is then
 //!   answered OUT_OF_ORDER_SEQUENCE_NUMBER; that a later one is answered with success tells that
 //!   it had arrived. If none is, nothing is known, and a repeat is better than a loss.
+//! - Whoever may read a topic can ask its partitions for the last sequence number of each producer
+//!   (DescribeProducers). It survives `kill -9`, elections, and the deletion of all records. But any
+//!   replica answers, a follower too, with what it has appended, replicated or not: only the answer
+//!   to a batch, or to its repeat, tells that it cannot be lost with the leader any more.
+//! - A producer id expires by the newest time stamp of its records, not by when they came.
 //! - Sending with producer id -1 is accepted and not idempotent, so an InitProducerId that fails
 //!   is repeated for as long as it takes.
 //! - LZ4 frames must have independent blocks, Snappy the framing of the Java client. Zstandard

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode::{GroupAuthorizationFailed, TopicAuthorizationFailed};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -189,7 +190,8 @@ fn open(
         // So that retention that overtakes us is seen, and the end of a compacted partition.
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true");
-    let context = Context::new(format!("{topic} partition {partition}, read back"));
+    let about = format!("{topic} partition {partition}, read back");
+    let context = Context::new(about, &[GroupAuthorizationFailed, TopicAuthorizationFailed]);
     config.create_with_context(context).map_err(ReadBackError::Client)
 }
 
@@ -236,10 +238,7 @@ impl Reader<'_> {
 
     /// Passes on an error that waiting cannot mend, and complains of any other.
     fn judge(&self, error: &KafkaError) -> Result<(), ReadBackError> {
-        use RDKafkaErrorCode::{
-            AllBrokersDown, BrokerTransportFailure, GroupAuthorizationFailed, Resolve,
-            TopicAuthorizationFailed, UnknownPartition,
-        };
+        use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, Resolve, UnknownPartition};
         let topic = self.topic.to_owned();
         let code = error.rdkafka_error_code();
         match code {

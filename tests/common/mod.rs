@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod broker;
+pub mod client;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,6 +70,7 @@ pub fn shipped(host: &str, file_id: &str, first: usize, n: usize) -> Vec<Sample>
         ];
         let header = |(name, value): (&str, String)| (name.to_owned(), value.into_bytes());
         sample.headers = headers.map(header).to_vec();
+        sample.key = Some(format!("{host}/var/log/kafka/server.log").into_bytes());
         sample
     };
     samples(first, n).into_iter().zip(first..).map(|(s, n)| sample(s, n)).collect()
