@@ -14,6 +14,8 @@ pub struct Account {
     pub begun: u64,
     /// Numbers whose `write` has returned; nothing up to here may be missing.
     pub written: u64,
+    /// Numbers that a power cut cannot take any more.
+    pub synced: u64,
     pub may: BTreeSet<u64>,
     seen: Vec<u64>,
     pub n_seen: u64,
@@ -47,9 +49,10 @@ impl Account {
         self.last_seen = self.last_seen.max(seq);
     }
 
-    /// What was written up to `last` and has not arrived may be lost from now on.
-    pub fn excuse_unseen(&mut self, last: u64) {
-        let unseen: Vec<u64> = self.missing(last).collect();
+    /// What was written from `first` to `last` and has not arrived may be lost from now on.
+    pub fn excuse_unseen(&mut self, first: u64, last: u64) {
+        let last = last.min(self.written);
+        let unseen: Vec<u64> = self.missing(last).filter(|seq| *seq >= first).collect();
         self.may.extend(unseen);
     }
 

@@ -93,9 +93,17 @@ impl fmt::Display for Verdict {
 
 // ---- profiles ----
 
-fn plan(rotation: Rotation, per_second: u64, rotate_every: u64) -> Plan {
+pub fn plan(rotation: Rotation, per_second: u64, rotate_every: u64) -> Plan {
     let pattern = if rotation == Rotation::Date { "*" } else { "" };
-    Plan { rotation, pattern, per_second, rotate_every, quirks: true, events_max: None }
+    Plan {
+        rotation,
+        pattern,
+        per_second,
+        rotate_every,
+        quirks: true,
+        sync_every: 0,
+        events_max: None,
+    }
 }
 
 fn three_logs() -> Vec<Plan> {
@@ -223,6 +231,7 @@ fn ten_kills(bout: &Bout<'_>, events_max: u64, per_second: u64, rotate_every: u6
             per_second,
             rotate_every,
             quirks: false,
+            sync_every: 0,
             events_max: Some(events_max),
         };
         let mut world =

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::ledger::Ledger;
 use crate::oracle::Oracle;
-use crate::support::stack::{OwnServer, Random, count_records, env, make_topic};
+use crate::support::stack::{OwnServer, Random, count_records, env, make_topic, unique};
 use crate::support::{Shipper, counter, shipper_binary};
 use crate::writer::{Log, Plan, Stream};
 
@@ -99,7 +99,7 @@ impl<'a> World<'a> {
         for made in [&state, &logs] {
             fs::create_dir_all(made).expect("made");
         }
-        let topic = format!("verify-{run:08x}-{}", std::process::id());
+        let topic = unique(&format!("verify-{run:08x}"));
         make_topic(&broker.address, &topic);
         let ledger = Arc::new(Ledger::new(setting.plans.len()));
         let paths: Vec<PathBuf> =
@@ -251,6 +251,21 @@ impl<'a> World<'a> {
         if !self.wait(CATCH_UP, || missing() == 0) && self.oracle.violation().is_none() {
             self.failures.push(format!("{} events not there after {CATCH_UP:?}", missing()));
         }
+    }
+
+    /// Waits until the saved registry has stayed the same for half a second, which is longer than
+    /// a save takes, and returns it.
+    pub fn settled_registry(&self) -> Vec<u8> {
+        let read = || fs::read(self.state.join("registry.json")).unwrap_or_default();
+        let mut last = (read(), Instant::now());
+        while last.1.elapsed() < Duration::from_millis(500) {
+            thread::sleep(Duration::from_millis(20));
+            let now = read();
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+        }
+        last.0
     }
 
     pub fn has_failed(&self) -> bool {

@@ -40,6 +40,8 @@ pub struct Plan {
     /// Rotations with an unterminated last line, and with a writer that stays in the old file for
     /// a while, now and then.
     pub quirks: bool,
+    /// Events after which the file is fsync'd, as it is before each rotation; 0: never.
+    pub sync_every: u64,
     /// Events after which nothing more is written.
     pub events_max: Option<u64>,
 }
@@ -104,6 +106,9 @@ impl Log {
                 self.let_go();
             }
         }
+        if self.plan.sync_every > 0 && self.n_in_file.is_multiple_of(self.plan.sync_every) {
+            self.sync();
+        }
         if self.n_in_file >= self.plan.rotate_every {
             self.rotate();
         }
@@ -153,6 +158,9 @@ impl Log {
         if quirk == 0 {
             self.write_event(false);
         }
+        if self.plan.sync_every > 0 {
+            self.sync();
+        }
         let name = self.make_room();
         fs::rename(&self.path, &name).expect("renamed");
         self.note_rotated(name);
@@ -175,6 +183,34 @@ impl Log {
         self.truncate();
     }
 
+    fn sync(&mut self) {
+        self.file.sync_data().expect("synced");
+        let mut account = self.ledger.account(self.stream);
+        account.synced = account.written;
+    }
+
+    /// The power is gone, and with it what was not synced.
+    pub fn lose_power(&mut self) {
+        self.file = File::open("/dev/null").expect("there");
+        let mut account = self.ledger.account(self.stream);
+        let first = account.synced + 1;
+        account.excuse_unseen(first, u64::MAX);
+    }
+
+    /// Goes on with the files that are there after a power cut; tells whether the last line of
+    /// the file was torn. That line is ended, as a careful logger does.
+    pub fn regain_power(&mut self) -> bool {
+        self.held = None;
+        self.rotated.retain(|rotated| rotated.name.exists());
+        self.file = open(&self.path);
+        let end = fs::read(&self.path).expect("read");
+        let is_torn = end.last().is_some_and(|last| *last != b'\n');
+        if is_torn {
+            self.file.write_all(b"\n").expect("written");
+        }
+        is_torn
+    }
+
     fn note_rotated(&mut self, name: PathBuf) {
         let last = self.ledger.account(self.stream).written;
         self.rotated.push(Rotated { name, last });
@@ -182,9 +218,7 @@ impl Log {
 
     /// Bytes up to that of event `last` go, read or not.
     fn excuse_unseen(&self, last: u64) {
-        let mut account = self.ledger.account(self.stream);
-        let last = last.min(account.written);
-        account.excuse_unseen(last);
+        self.ledger.account(self.stream).excuse_unseen(0, last);
     }
 
     /// Empties the file: what has not arrived may be lost.
@@ -340,7 +374,8 @@ fn write_all(log: &Mutex<Log>, plan: Plan, stop: &AtomicBool) {
     let mut n_events = 0;
     while !stop.load(Ordering::Relaxed) {
         // A few events a lock, so that nobody who wants to hold the log waits for long.
-        let n = (plan.per_second / 200).max(1);
+        let left = plan.events_max.map_or(u64::MAX, |max| max - n_events);
+        let n = (plan.per_second / 200).clamp(1, left);
         {
             let mut log = log.lock().expect("no holder panics");
             (0..n).for_each(|_| log.write());
