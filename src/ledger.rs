@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::planted::{self, Bug};
 use crate::record::{SourceId, Span};
 
 /// The ground of all sources that is under way, and the settled prefix of each.
@@ -81,7 +82,9 @@ impl Ledger {
 
     /// Returns the checkpoint of an open source: the end of its settled prefix.
     pub fn settled(&self, source: SourceId) -> Option<u64> {
-        self.sources.get(&source).map(|progress| progress.settled)
+        let ahead = planted::is(Bug::CommitBeforeAck);
+        let end = |progress: &Progress| if ahead { progress.taken } else { progress.settled };
+        self.sources.get(&source).map(end)
     }
 
     /// Tells whether all ground that was taken from the source is settled.

@@ -20,7 +20,7 @@
 //! dead letters, [`index::archive`].
 //!
 //! [`config`] is what the operator may say, [`error`] what stops a walk, [`metrics`] what is
-//! counted, [`rejected`] where records go that no topic takes, [`cli`] what a person types.
+//! counted, [`planted`] the bugs that tests must find, [`rejected`] where records go that no topic takes, [`cli`] what a person types.
 
 pub mod batch;
 pub mod cli;
@@ -30,6 +30,7 @@ pub mod index;
 pub mod kafka;
 pub mod ledger;
 pub mod metrics;
+pub mod planted;
 pub mod record;
 pub mod rejected;
 pub mod tail;

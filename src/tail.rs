@@ -44,6 +44,7 @@ use crate::kafka::producer::{Delivery, Producer, Receipt};
 use crate::kafka::record_batch::{RecordArena, now_ms, partition_for};
 use crate::ledger::Ledger;
 use crate::metrics::TailCounters;
+use crate::planted::{self, Bug};
 use crate::record::{BatchId, SourceId, Span};
 use crate::rejected::RejectedFile;
 
@@ -417,6 +418,10 @@ impl<'a> Hub<'a> {
         if let Some(turn) = self.reopen(life)? {
             return Ok(turn);
         }
+        let is_deleted = || life.harvester.stat_now().is_ok_and(|stat| stat.n_links == 0);
+        if planted::is(Bug::CloseDeleted) && is_deleted() {
+            return Ok(Turn::Over);
+        }
         let input = Arc::clone(&self.streams[life.stream].input);
         let now = Instant::now();
         let timestamp_ms = now_ms();
@@ -476,7 +481,8 @@ impl<'a> Hub<'a> {
         let grace_over = life.grown_at + self.config.tail.rotate_grace;
         let is_over = life.gone || (life.rotated && now >= grace_over);
         if life.content != Content::Own || is_over {
-            if life.events.has_open() || life.events.has_partial() {
+            let has_more = life.events.has_open() || life.events.has_partial();
+            if has_more && !planted::is(Bug::NoPartial) {
                 life.events.finish(&input.multiline);
                 return None;
             }
@@ -957,6 +963,7 @@ impl Life {
 
     /// Returns what is to be remembered, with `offset` as the end of settled ground.
     fn entry(&mut self, path: &Path, offset: u64) -> Entry {
+        let offset = offset + u64::from(planted::is(Bug::OneByteMore));
         self.note_checksums(offset);
         let stat = self.harvester.stat();
         Entry {

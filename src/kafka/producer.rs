@@ -30,6 +30,7 @@ use super::record_batch::{EncodedBatch, Encoder, Headers, RecordArena, RecordRef
 use super::verdict::{Verdict, explained, named, verdict};
 use crate::batch::Batch;
 use crate::config::{Compression, KafkaConfig};
+use crate::planted::{self, Bug};
 use crate::record::{BatchId, Span};
 
 /// Requests open on one connection: with more the broker no longer recognises repeats.
@@ -955,6 +956,8 @@ impl Worker {
     }
 
     fn answered(&mut self, sent: &Sent, outcome: Outcome, now: Instant) {
+        let is_wrong = planted::is(Bug::ErrorIsSuccess);
+        let outcome = if is_wrong { Outcome::Arrived(-1) } else { outcome };
         let slot = &mut self.slots[sent.slot];
         let mut arrived = Vec::new();
         slot.partition.answered(sent.piece, outcome, &mut arrived);

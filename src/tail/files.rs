@@ -22,6 +22,7 @@ use super::registry::{Entry, StoredPath};
 use super::{Content, Finished, Hub, Life, OpenBatch, Phase, Stream};
 use crate::config::StartAt;
 use crate::kafka::record_batch::now_ms;
+use crate::planted::{self, Bug};
 use crate::record::SourceId;
 
 /// Shortest time between two scans that notices ask for.
@@ -330,7 +331,8 @@ impl Hub<'_> {
             }
             (Ok(_), _) => {
                 let input = &self.streams[stream].input;
-                let is_old = first && input.start_at == StartAt::End && !self.had_registry;
+                let at_end = input.start_at == StartAt::End || planted::is(Bug::DamageIsNothing);
+                let is_old = first && at_end && !self.had_registry;
                 let offset = if is_old { stat.size } else { 0 };
                 log::info!("file found: name={} offset={offset}", found.path.display());
                 Begin::at(offset)
@@ -636,6 +638,9 @@ enum Identity {
 
 /// Compares a file with what is remembered of one with its inode.
 fn compare(entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
+    if planted::is(Bug::InodeAlone) {
+        return Ok(Identity::Same);
+    }
     if entry.btime_ns != stat.btime_ns
         || (entry.btime_ns.is_none() && !entry.head.matches(file, 0)?)
     {
@@ -647,6 +652,9 @@ fn compare(entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
 /// Tells whether a file holds what is remembered of a file.
 pub(super) fn fits(entry: &Entry, file: &File, stat: &Stat) -> io::Result<bool> {
     let guard_start = entry.offset - u64::from(entry.guard.len);
+    if planted::is(Bug::NoGuard) {
+        return Ok(true);
+    }
     Ok(stat.size >= entry.offset
         && entry.head.matches(file, 0)?
         && entry.guard.matches(file, guard_start)?)

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use super::discover;
 use super::fingerprint::{Checksum, GUARD_BYTES_MAX, Stat, read_range};
 use super::multiline::EventBuffer;
+use crate::planted::{self, Bug};
 
 /// What lines are found in.
 pub trait ReadAt {
@@ -160,12 +161,13 @@ impl Harvester {
         let now = self.stat_now()?;
         let before = std::mem::replace(&mut self.stat, now);
         if now.size < read_offset {
-            return Ok(Look::Replaced);
+            let is_seen = !planted::is(Bug::NoTruncation);
+            return Ok(if is_seen { Look::Replaced } else { Look::Same });
         }
         if now.size == read_offset && now.mtime_ns == before.mtime_ns {
             return Ok(Look::Same);
         }
-        let n_last = self.last_bytes.len() as u64;
+        let n_last = if planted::is(Bug::NoGuard) { 0 } else { self.last_bytes.len() as u64 };
         if n_last > 0 && read_range(self.file()?, read_offset - n_last, n_last)? != self.last_bytes
         {
             return Ok(Look::Replaced);

@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::kafka::record_batch::now_ms;
+use crate::planted::{self, Bug};
 use crate::tail::fingerprint::{Checksum, Inode, Stat};
 
 use folder::{FolderWatch, StateFolder};
@@ -178,6 +179,9 @@ impl Registry {
     pub fn open(folder: &Path, host: &str) -> Result<(Registry, Vec<Entry>), Error> {
         let folder = StateFolder::lock(folder)?;
         let (snapshot, format) = match find(folder.path(), host) {
+            Found::Older(..) | Found::Unusable(_) if planted::is(Bug::DamageIsNothing) => {
+                (Snapshot { generation: 0, format: FORMAT, entries: Vec::new() }, None)
+            }
             Found::Whole(snapshot) => {
                 let format = Some(snapshot.format);
                 (snapshot, format)
@@ -210,6 +214,10 @@ impl Registry {
                  and written anew",
                 self.folder.path().display()
             );
+        }
+        if planted::is(Bug::TwoSteps) {
+            let half = &mut entries.to_vec()[..entries.len() / 2];
+            self.replace(&format::encode(self.generation + 1, &self.host, half))?;
         }
         let bytes = format::encode(self.generation + 1, &self.host, entries);
         self.replace(&bytes)?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::stack::Random;
-use crate::world::World;
+use crate::world::{World, state_of};
 use crate::writer::Rotation;
 
 /// Longest wait for the evidence of a fault.
@@ -294,11 +294,6 @@ fn truncations(world: &World) -> usize {
 /// A stop takes effect when the last thread has noticed it.
 fn is_frozen(world: &World, pid: u32) -> bool {
     world.wait(EVIDENCE, || state_of(pid) == Some('T'))
-}
-
-fn state_of(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit(") ").next()?.chars().next()
 }
 
 fn open_files(pid: u32) -> Vec<String> {

@@ -36,6 +36,11 @@ pub fn run(bout: &Bout<'_>) -> Vec<Verdict> {
     verdicts
 }
 
+/// Only those that the registry must outlive.
+pub fn state_cuts(bout: &Bout<'_>) -> Vec<Verdict> {
+    ["ext4", "xfs"].map(|kind| cuts(bout, kind, "state")).into()
+}
+
 /// Cuts the power of the disk that holds `place` again and again.
 fn cuts(bout: &Bout<'_>, kind: &'static str, place: &'static str) -> Verdict {
     let title = format!("power, {place} on {kind}");

@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::faults::{self, Fault};
-use crate::power;
 use crate::world::{Broker, Setting, World, tool};
 use crate::writer::{Plan, Rotation};
+use crate::{planted, power};
 
 /// Small batches, so that a small backlog is more than may be under way.
 const SMALL_BATCHES: &str = "[batch]\nbytes_max = \"64KB\"\n[tail]\nrotate_grace = \"1s\"\n";
@@ -32,11 +32,11 @@ pub struct Bout<'a> {
     pub name: &'static str,
     pub minutes: f64,
     pub seed: u64,
-    pub planted: Option<String>,
+    pub planted: Option<&'static str>,
     pub repeats_allowed: bool,
 }
 
-pub const ALL: [Profile; 9] = [
+pub const ALL: [Profile; 10] = [
     Profile { name: "smoke", about: "a bit of each, in CI", minutes: 1.0, run: smoke },
     Profile { name: "rotate", about: "what happens to files", minutes: 10.0, run: rotate },
     Profile { name: "kill", about: "shipper and broker die", minutes: 10.0, run: kill },
@@ -45,6 +45,7 @@ pub const ALL: [Profile; 9] = [
     Profile { name: "steady", about: "6,000 lines/s, ten kills", minutes: 0.0, run: steady },
     Profile { name: "busy", about: "35,000 lines/s, ten kills", minutes: 0.0, run: busy },
     Profile { name: "night", about: "all faults on six logs", minutes: 60.0, run: night },
+    Profile { name: "planted", about: "finds each planted bug", minutes: 5.0, run: planted::run },
     Profile { name: "quiet", about: "no fault at all", minutes: 0.5, run: quiet },
 ];
 
@@ -106,7 +107,7 @@ pub fn plan(rotation: Rotation, per_second: u64, rotate_every: u64) -> Plan {
     }
 }
 
-fn three_logs() -> Vec<Plan> {
+pub fn three_logs() -> Vec<Plan> {
     vec![
         plan(Rotation::Index, 1000, 3000),
         plan(Rotation::Date, 1000, 2500),
@@ -187,7 +188,7 @@ fn busy(bout: &Bout<'_>) -> Vec<Verdict> {
 
 /// Goes through all faults in a random order, again and again until the time is over, and lets
 /// everything arrive after each round.
-fn shuffle(bout: &Bout<'_>, plans: Vec<Plan>, deck: &[Fault]) -> Verdict {
+pub fn shuffle(bout: &Bout<'_>, plans: Vec<Plan>, deck: &[Fault]) -> Verdict {
     let setting = bout.setting(plans, SMALL_BATCHES);
     let folder = bout.folder("");
     let _disk = deck.contains(&Fault::FullDisk).then(|| SmallDisk::mount(&folder.join("state")));
@@ -277,7 +278,7 @@ fn ten_kills(bout: &Bout<'_>, events_max: u64, per_second: u64, rotate_every: u6
 
 impl Bout<'_> {
     pub fn setting(&self, plans: Vec<Plan>, config: &'static str) -> Setting {
-        Setting { plans, config, planted: self.planted.clone(), seed: self.seed }
+        Setting { plans, config, planted: self.planted, seed: self.seed }
     }
 
     /// A new, empty folder; it stays if the run is red.

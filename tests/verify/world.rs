@@ -58,7 +58,7 @@ pub struct Setting {
     /// More lines of the configuration, whole tables.
     pub config: &'static str,
     /// Names a planted bug.
-    pub planted: Option<String>,
+    pub planted: Option<&'static str>,
     pub seed: u64,
 }
 
@@ -74,7 +74,7 @@ pub struct World<'a> {
     pub folder: PathBuf,
     pub state: PathBuf,
     config: PathBuf,
-    planted: Option<String>,
+    planted: Option<&'static str>,
     pub random: Random,
     pub ledger: Arc<Ledger>,
     pub oracle: Oracle,
@@ -118,7 +118,7 @@ impl<'a> World<'a> {
             folder: folder.into(),
             state,
             config,
-            planted: setting.planted.clone(),
+            planted: setting.planted,
             random,
             ledger,
             oracle,
@@ -150,10 +150,15 @@ impl<'a> World<'a> {
     // ---- the shipper ----
 
     pub fn start_tail(&mut self) {
-        let mut command = Command::new(shipper_binary());
+        let mut command = match self.planted {
+            None => Command::new(shipper_binary()),
+            Some(bug) => {
+                let mut command = Command::new(env("SHIPPER_PLANTED_BIN"));
+                command.env("SHIPPER_PLANTED", bug);
+                command
+            }
+        };
         command.arg("tail").arg("-c").arg(&self.config);
-        command.env_remove("SHIPPER_PLANTED");
-        command.envs(self.planted.iter().map(|bug| ("SHIPPER_PLANTED", bug)));
         self.tail = Some(Shipper::spawn(&mut command));
     }
 
@@ -216,6 +221,12 @@ impl<'a> World<'a> {
         self.peak.fds = self.peak.fds.max(fds);
     }
 
+    /// Tells whether it is gone though nobody has ended it.
+    fn has_ended(&self) -> bool {
+        let Some(tail) = &self.tail else { return false };
+        state_of(tail.pid()) == Some('Z')
+    }
+
     // ---- waiting ----
 
     /// Polls until `look` holds; `false` after `limit`, or once the run has failed anyway.
@@ -225,7 +236,7 @@ impl<'a> World<'a> {
             if look() {
                 return true;
             }
-            if Instant::now() > deadline || self.oracle.violation().is_some() {
+            if Instant::now() > deadline || self.oracle.violation().is_some() || self.has_ended() {
                 return false;
             }
             thread::sleep(Duration::from_millis(10));
@@ -248,9 +259,16 @@ impl<'a> World<'a> {
             let accounts = self.ledger.accounts().zip(&written);
             accounts.map(|(account, last)| account.missing(*last).count() as u64).sum()
         };
-        if !self.wait(CATCH_UP, || missing() == 0) && self.oracle.violation().is_none() {
-            self.failures.push(format!("{} events not there after {CATCH_UP:?}", missing()));
+        if self.wait(CATCH_UP, || missing() == 0) || self.oracle.violation().is_some() {
+            return;
         }
+        let missing = missing();
+        let last = self.tail().log().lines().last().unwrap_or_default().to_owned();
+        let failure = match self.has_ended() {
+            true => format!("the shipper has ended by itself: {last}"),
+            false => format!("{missing} events not there after {CATCH_UP:?}"),
+        };
+        self.failures.push(failure);
     }
 
     /// Waits until the saved registry has stayed the same for half a second, which is longer than
@@ -330,6 +348,12 @@ fn config_text(
 fn append(path: &Path, text: &str) {
     let file = OpenOptions::new().append(true).create(true).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes())).expect("written");
+}
+
+/// The letter of a process's state, as ps(1) has it.
+pub fn state_of(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
 }
 
 /// Runs a tool as root's hand would; panics with what it said if it fails.
