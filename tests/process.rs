@@ -2,17 +2,20 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use support::faults::MemoryGroup;
 use support::tail::{LIMIT, Scene, lines, numbered};
-use support::{Shipper, shipper_binary, wait_for};
+use support::{Shipper, counter, shipper_binary, wait_for};
 
 fn run(args: &[&str]) -> Output {
     Command::new(shipper_binary()).args(args).output().expect("the binary starts")
@@ -254,6 +257,240 @@ fn an_interrupted_pipe_of_its_log_does_not_end_it() {
     let (status, _) = shipper.stop(LIMIT);
     assert_eq!((status.code(), status.signal()), (Some(0), None));
     assert_eq!(scene.values(), numbered(0..6));
+}
+
+/// Torture: 44.
+#[test]
+fn a_stop_waits_for_batches_under_way_and_repeats_nothing() {
+    let mut scene = Scene::new("server.log");
+    let shipper = scene.start();
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    scene.cluster.broker_round_trip_time(1, Duration::from_millis(500)).expect("slow");
+    scene.logs.append("server.log", lines(3..300));
+    shipper.wait_for_log("file found", LIMIT);
+    scene.wait_for_records(4, &shipper);
+    scene.logs.append("server.log", lines(300..303));
+    let counters = scene.stop(shipper);
+    assert_eq!(counter(&counters, "bytes_read"), counter(&counters, "bytes_acked"), "{counters}");
+    scene.cluster.broker_round_trip_time(1, Duration::ZERO).expect("fast");
+    let shipper = scene.start();
+    assert_eq!(scene.values_after(303, shipper), numbered(0..303));
+}
+
+/// Torture: 46.
+#[test]
+fn sighup_is_answered_and_ends_nothing() {
+    let mut scene = Scene::new("server.log");
+    let shipper = scene.start();
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    shipper.signal(Signal::HUP);
+    shipper.wait_for_log("SIGHUP: the configuration is read at the start only", LIMIT);
+    scene.logs.append("server.log", lines(3..6));
+    assert_eq!(scene.values_after(6, shipper), numbered(0..6));
+}
+
+/// Torture: 47.
+#[test]
+fn an_answer_that_nobody_reads_is_no_failure() {
+    let scene = Scene::new("server.log");
+    scene.logs.append("server.log", lines(0..1));
+    let config = scene.config();
+    for command in ["checkpoint list", "checkpoint list --json", "check", "--help"] {
+        let config = if command == "--help" { String::new() } else { format!("-c {config:?}") };
+        for output in [">&-", "> >(exit 0)", "| true; exit ${PIPESTATUS[0]}"] {
+            let line = format!("{} {command} {config} {output}", shipper_binary().display());
+            let output = Command::new("bash").args(["-c", &line]).output().expect("bash runs");
+            let said = text(&output.stderr);
+            assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "{line}");
+        }
+    }
+}
+
+/// Torture: 48.
+#[test]
+fn a_process_that_stood_still_finds_its_files_and_its_broker_again() {
+    let mut scene = Scene::new("server.log*");
+    let shipper = scene.start();
+    scene.logs.append("server.log", lines(0..10));
+    scene.wait_for_records(10, &shipper);
+    shipper.signal(Signal::STOP);
+    scene.logs.append("server.log", lines(10..20));
+    scene.logs.rename("server.log", "server.log.1");
+    scene.logs.append("server.log", lines(20..30));
+    scene.logs.rename("server.log.1", "server.log.2");
+    scene.logs.rename("server.log", "server.log.1");
+    scene.logs.append("server.log", lines(30..40));
+    // Its connection is gone when it wakes.
+    scene.cluster.broker_down(1).expect("down");
+    thread::sleep(Duration::from_secs(2));
+    scene.cluster.broker_up(1).expect("up");
+    shipper.signal(Signal::CONT);
+    scene.wait_for_records(40, &shipper);
+    let counters = scene.stop(shipper);
+    assert_eq!(counter(&counters, "files_truncated"), 0, "{counters}");
+    assert_eq!(scene.values(), numbered(0..40));
+}
+
+/// Torture: 59.
+#[test]
+fn two_configurations_may_not_share_a_state_folder() {
+    let mut scene = Scene::new("server.log");
+    let first = scene.start();
+    scene.logs.append("server.log", lines(0..1));
+    scene.wait_for_records(1, &first);
+    let other = scene.state.path().join("other.toml");
+    let config = fs::read_to_string(scene.config()).expect("read");
+    fs::write(&other, config.replace("server.log", "controller.log")).expect("written");
+    let second = run(&["tail", "-c", other.to_str().expect("UTF-8")]);
+    assert_eq!(second.status.code(), Some(75), "{}", text(&second.stderr));
+    // Killed, it leaves no lock behind.
+    first.kill();
+    let third = scene.start();
+    scene.logs.append("server.log", lines(1..2));
+    assert_eq!(scene.values_after(2, third), numbered(0..2));
+}
+
+// ---- sudden ends ----
+
+/// Torture: 42.
+#[test]
+fn kills_at_any_moment_lose_nothing_and_keep_the_order() {
+    let seed = std::env::var("SHIPPER_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("SHIPPER_SEED={seed}");
+    let mut random = seed | 1;
+    let mut scene = Scene::new("server.log*");
+    let mut n = 0;
+    for round in 0..10 {
+        let shipper = scene.start();
+        for _ in 0..10 {
+            scene.logs.append("server.log", lines(n..n + 20));
+            n += 20;
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            thread::sleep(Duration::from_millis(random % 20));
+        }
+        if round % 3 == 2 {
+            scene.logs.rename("server.log", &format!("server.log.{}", 20 - round));
+        }
+        shipper.kill();
+    }
+    scene.logs.append("server.log", lines(n..n + 1));
+    n += 1;
+    let shipper = scene.start();
+    let last = format!("line {}", n - 1);
+    let is_there = || scene.values().contains(&last).then_some(());
+    wait_for(LIMIT, "the last line", is_there, || shipper.log());
+    scene.stop(shipper);
+    assert_eq!(first_occurrences(scene.values()), numbered(0..n));
+}
+
+fn first_occurrences(values: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    values.into_iter().filter(|line| seen.insert(line.clone())).collect()
+}
+
+/// Torture: 49.
+#[test]
+fn a_broker_that_is_away_lets_no_memory_group_run_over() {
+    let Some(group) = MemoryGroup::new(64 << 20) else { return };
+    let mut scene = Scene::new("server.log");
+    let mut shipper = group.start(&scene.config());
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    scene.cluster.broker_down(1).expect("down");
+    // More than the group may hold.
+    let padding = "x".repeat(90);
+    let bytes: String = (3..1_200_000).map(|n| format!("line {n} {padding}\n")).collect();
+    assert!(bytes.len() > 100 << 20);
+    scene.logs.append("server.log", bytes);
+    shipper.wait_for_log("cannot connect", LIMIT);
+    thread::sleep(Duration::from_secs(2));
+    assert!(!shipper.has_ended(), "{}", shipper.log());
+    assert!(shipper.peak_rss() < 64 << 20, "{} bytes", shipper.peak_rss());
+    shipper.signal(Signal::KILL);
+    shipper.wait(LIMIT);
+}
+
+/// Torture: 49.
+#[test]
+fn a_process_killed_for_want_of_memory_loses_nothing() {
+    let Some(group) = MemoryGroup::new(64 << 20) else { return };
+    let mut scene = Scene::new("server.log");
+    let mut shipper = group.start(&scene.config());
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    scene.wait_for_entry("server.log", "\"offset\":21");
+    // As little as it gets along with now; then it fills the batches that no broker takes.
+    for mib in (1..32).rev() {
+        let _ = group.set_limit(mib << 20);
+    }
+    scene.cluster.broker_down(1).expect("down");
+    let n = 60_000;
+    scene.logs.append("server.log", lines(3..n));
+    let status = shipper.wait(LIMIT);
+    assert_eq!(status.signal(), Some(9), "{status}: {}", shipper.log());
+    scene.cluster.broker_up(1).expect("up");
+    let shipper = scene.start();
+    scene.wait_for_records(n, &shipper);
+    scene.stop(shipper);
+    assert!(first_occurrences(scene.values()) == numbered(0..n), "all of them, in order");
+}
+
+/// A panic of any thread runs the same hook, and the release profile could not even unwind.
+///
+/// Torture: 62.
+#[test]
+fn a_panic_ends_the_whole_process_at_once() {
+    let mut scene = Scene::new("server.log");
+    scene.logs.append("server.log", lines(0..3));
+    // The second random number is that of the first hash map; without it std panics.
+    let output = scene.state.path().join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-e", "trace=getrandom", "-e", "inject=getrandom:error=EIO:when=2"]);
+    command.arg("-o").arg(&output).arg(shipper_binary()).arg("tail").arg("-c").arg(scene.config());
+    let mut shipper = Shipper::spawn(&mut command);
+    let status = shipper.wait(LIMIT);
+    assert!(shipper.log().contains("panicked at"), "{}", shipper.log());
+    assert_eq!(status.signal(), Some(6), "{status}: {}", shipper.log());
+    let shipper = scene.start();
+    assert_eq!(scene.values_after(3, shipper), numbered(0..3));
+
+    let manifest = include_str!("../Cargo.toml").parse::<toml::Table>().expect("TOML");
+    assert_eq!(manifest["profile"]["release"]["panic"].as_str(), Some("abort"));
+}
+
+/// Torture: 64.
+#[test]
+fn a_binary_that_is_replaced_while_it_runs_goes_on_and_so_does_its_successor() {
+    let mut scene = Scene::new("server.log");
+    let binary = scene.state.path().join("shipper");
+    copy(&shipper_binary(), &binary);
+    let config = scene.config();
+    let start = || Shipper::spawn(Command::new(&binary).arg("tail").arg("-c").arg(&config));
+    let shipper = start();
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    // As a package manager does: a new file renamed over the old one.
+    let newer = scene.state.path().join("shipper.new");
+    copy(&shipper_binary(), &newer);
+    fs::rename(&newer, &binary).expect("renamed");
+    scene.logs.append("server.log", lines(3..6));
+    scene.wait_for_records(6, &shipper);
+    scene.stop(shipper);
+    let shipper = start();
+    scene.logs.append("server.log", lines(6..9));
+    assert_eq!(scene.values_after(9, shipper), numbered(0..9));
+}
+
+/// Copies a program by another process: while this one has it open for writing, a fork of another
+/// test holds it too, and it cannot be started.
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status().expect("cp runs");
+    assert!(status.success());
 }
 
 // ---- brokers ----

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::tail::LIMIT;
 use super::{Shipper, shipper_binary, wait_for};
@@ -194,7 +195,9 @@ pub struct MemoryGroup {
 impl MemoryGroup {
     /// Makes one, by either version of control groups; says why not where it cannot.
     pub fn new(bytes: u64) -> Option<MemoryGroup> {
-        let name = format!("shipper-test-{}-{bytes}", std::process::id());
+        static N_MADE: AtomicU32 = AtomicU32::new(0);
+        let n = N_MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("shipper-test-{}-{n}", std::process::id());
         for (root, limit) in
             [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
         {

@@ -112,6 +112,10 @@ impl Shipper {
         (status, self.log())
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("waited for").is_some()
+    }
+
     /// Waits until it has ended by itself.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let log = Arc::clone(&self.log);
