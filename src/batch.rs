@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::kafka::record_batch::RecordArena;
+use crate::kafka::record_batch::{RecordArena, Stamp};
 use crate::record::{BatchId, Span};
 
 /// Records of one topic partition, and the ground they cover.
@@ -22,4 +22,6 @@ pub struct Batch {
     /// The ground that is settled when this batch is: at most one span a source, in no
     /// particular order. Ground that a policy dropped lies in a span as well.
     pub spans: Vec<Span>,
+    /// Under which an earlier process may have sent exactly these records.
+    pub stamp: Option<Stamp>,
 }

@@ -214,6 +214,9 @@ pub struct TailConfig {
     pub bytes_per_second_max: Option<usize>,
     /// How often the registry is saved while it changes. Default: `1s`. Minimum: `50ms`.
     pub save_interval: Duration,
+    /// Bytes that the journal may have before the registry is written anew, or twice those of the
+    /// registry if that is more. Default: `1MiB`. Minimum: `0`: it is written with each save.
+    pub journal_bytes_max: usize,
     /// How long a stop waits for the broker to acknowledge what was read. Default: `30s`.
     /// Minimum: `0s`.
     pub shutdown_timeout: Duration,

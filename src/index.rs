@@ -72,7 +72,7 @@ pub fn run(
 ) -> Result<(), Error> {
     let index = config.index.as_ref().expect("checked for the index walk: [index] is there");
     RejectedFile::new(&config.state_dir).prepare()?;
-    let producer = Producer::start(&config.kafka, config.batch.compression)?;
+    let producer = Producer::start(&config.kafka, config.batch.compression, None)?;
     let workers = Workers::start(config, index, &producer, counters)?;
     let consumer = Consumer::join(&config.kafka, index)?;
     let mut hub = Hub {

@@ -11,7 +11,8 @@
 //! [`tail::harvester`] reads its bytes, [`tail::lines`] finds lines in them, [`tail::multiline`]
 //! joins them to events, [`tail::encode`] writes each into the [`batch`] of its partition.
 //! [`kafka::producer`] delivers the batch, [`ledger`] moves the settled prefix of each file,
-//! [`tail::registry`] puts it on disk, where [`cli::checkpoint`] shows and changes it.
+//! [`tail::journal`] and [`tail::registry`] put it on disk, where [`cli::checkpoint`] shows and
+//! changes it. A process that comes after a crash goes on as the same producer (`tail::resume`).
 //!
 //! **Walk 2, topic to index** ([`index`]): [`kafka::consumer`] is the member of the group.
 //! [`index::event`] takes the event out of a record's value, [`index::kafka_log`] its fields out of

@@ -3,7 +3,7 @@
 //! Counters are added to once per buffer or batch, never per line. They obey the conservation
 //! laws of the promise, which every end-to-end test asserts:
 //!
-//! - tail: `bytes_read = bytes_acked + bytes under way`, where bytes that were cut off over-long
+//! - tail: `bytes_read = bytes_acked + bytes_found + bytes under way`, where bytes that were cut off over-long
 //!   lines, and records that lie in the state directory, belong to the ground of their event;
 //! - index: `consumed = indexed + duplicates + archived + archived_before + error_topic -
 //!   error_topic_also + dead_letter + rejected + dropped + given_up + records under way`.
@@ -82,6 +82,15 @@ pub struct TailCounters {
     pub batches_acked: Counter,
     /// Tries to save the registry that failed.
     pub saves_failed: Counter,
+    /// Batches of an earlier process that were found to stand in the topic.
+    pub batches_found: Counter,
+    /// Batches of an earlier process that were sent again under the sequence numbers they had.
+    pub batches_resent: Counter,
+    /// Batches of an earlier process that could not be sent again as they were, so that their
+    /// ground was read again.
+    pub batches_reread: Counter,
+    /// Bytes that were read again and not sent, for they were found in the topic.
+    pub bytes_found: Counter,
 }
 
 impl fmt::Display for TailCounters {
@@ -109,6 +118,10 @@ impl fmt::Display for TailCounters {
             ("records_maybe_repeated", &self.records_maybe_repeated),
             ("batches_acked", &self.batches_acked),
             ("saves_failed", &self.saves_failed),
+            ("batches_found", &self.batches_found),
+            ("batches_resent", &self.batches_resent),
+            ("batches_reread", &self.batches_reread),
+            ("bytes_found", &self.bytes_found),
         ];
         write_counters(f, &counters)
     }

@@ -1,13 +1,15 @@
 //! The nouns of both walks.
 
+use serde::{Deserialize, Serialize};
+
 /// One life of a file, or one assignment of a partition.
 ///
 /// Never used again within a process, so that a late receipt cannot move a newcomer's offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SourceId(pub u32);
 
 /// One batch of a walk; numbered in the order in which batches were sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BatchId(pub u64);
 
 /// Ground `[start, end)` of one source.

@@ -20,14 +20,16 @@ mod files;
 pub mod fingerprint;
 mod folders;
 pub mod harvester;
+pub mod journal;
 pub mod lines;
 pub mod multiline;
 mod open_files;
 pub mod registry;
 mod restored;
+mod resume;
 mod throttle;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -55,10 +57,12 @@ use feedback::{Feedback, News};
 use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
 use folders::Folders;
 use harvester::{Harvester, Look, OpenFiles};
+use journal::{Journal, Segment, SentBatch};
 use multiline::EventBuffer;
 use registry::trouble::SaveTrouble;
-use registry::{Entry, Registry, Saver};
+use registry::{Entry, Registry, Save, Saved, Saver};
 use restored::Restored;
+use resume::{Arrivals, Ranges, Resume};
 use throttle::Throttle;
 
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
@@ -69,11 +73,15 @@ const TURN_BYTES: usize = 1024 * 1024;
 /// Errors: whatever makes going on unsafe; [`Error::Unfinished`] where the drain took longer than
 /// `tail.shutdown_timeout`. The registry is saved in either case.
 pub fn run(config: &Config, counters: &TailCounters, stop: &Receiver<()>) -> Result<(), Error> {
-    let (registry, entries) = Registry::open(&config.state_dir, &config.host)?;
+    let (registry, entries, replay) = Registry::open(&config.state_dir, &config.host)?;
     RejectedFile::new(&config.state_dir).prepare()?;
-    let producer = Producer::start(&config.kafka, config.batch.compression)?;
-    let mut hub = Hub::new(config, counters, producer, registry.into_saver()?, entries);
-    hub.first_scan();
+    let journal = Journal::new(&config.state_dir, &config.host, replay.last);
+    let (kafka, compression) = (&config.kafka, config.batch.compression);
+    let producer = Producer::start(kafka, compression, Some(Box::new(journal.clone())))?;
+    let saver = registry.into_saver()?;
+    let mut hub = Hub::new(config, counters, producer, saver, journal, entries);
+    hub.first_scan(&replay);
+    hub.begin_resume(replay);
     let walked = hub.walk(stop);
     hub.drain_and_save(walked)
 }
@@ -86,7 +94,10 @@ struct Hub<'a> {
     deliveries: Receiver<Delivery>,
     hints: Hints,
     saver: Saver,
+    journal: Journal,
     rejected: RejectedFile,
+    resume: Resume,
+    arrivals: Arrivals,
 
     inputs: Vec<Arc<InputConfig>>,
     patterns: Patterns,
@@ -109,6 +120,8 @@ struct Hub<'a> {
     open_files_limit: open_files::Limit,
     n_turns: u64,
     n_scans: u64,
+    /// A file was renamed between being found and being opened.
+    has_raced: bool,
     /// Shortest time between two scans.
     scan_pause: Duration,
     next_source: u32,
@@ -132,6 +145,12 @@ struct Hub<'a> {
     deleted_warning: deleted::Warning,
 
     dirty: bool,
+    /// Lives that are not saved as they are.
+    changed: HashSet<SourceId>,
+    /// Bytes of the registry when it was last saved.
+    registry_len: u64,
+    /// The first journal of the registry as it was last saved.
+    previous_journal: u64,
     saving: bool,
     save_due: Instant,
     save_trouble: SaveTrouble,
@@ -144,6 +163,8 @@ struct Stream {
     key: Vec<u8>,
     /// Index of its open batch, known with the topic's partitions.
     slot: Option<usize>,
+    /// Partitions that must tell what arrived of it before it is read.
+    n_holds: usize,
     /// Lives that are not read to their end, oldest first; only the first is read.
     queue: VecDeque<SourceId>,
     /// Last write to any life that the registry knew at the start.
@@ -185,6 +206,10 @@ struct Life {
     number: u32,
     file_id: Option<String>,
     origin: Option<Origin>,
+    /// Ground that stands in the topic already, as found there after a crash.
+    arrived: Ranges,
+    /// Before it may lie ground that stands in the topic, though not known to.
+    doubtful_end: u64,
     events: EventBuffer,
     /// The last read found no more bytes.
     at_end: bool,
@@ -208,6 +233,8 @@ struct Life {
     /// 1970.
     first_seen_ms: i64,
     last_seen_ms: i64,
+    /// The last journal that knows it.
+    journal: u64,
     queued: bool,
     deadline: Option<Instant>,
     seen_in_scan: u64,
@@ -228,6 +255,10 @@ struct OpenBatch {
     partition: i32,
     records: RecordArena,
     spans: Vec<Span>,
+    /// The same ground, each piece such that it can be cut into events again by itself.
+    segments: Vec<Segment>,
+    /// The last segment of a source in it ends with an event that was flushed.
+    flushed: HashSet<SourceId>,
     since: Option<Instant>,
     feedback: Feedback,
 }
@@ -258,6 +289,7 @@ impl<'a> Hub<'a> {
         counters: &'a TailCounters,
         producer: Producer,
         saver: Saver,
+        journal: Journal,
         restored: Vec<Entry>,
     ) -> Hub<'a> {
         // Unbounded, yet never fuller than the batches under way: the bound is the ledger's.
@@ -271,7 +303,10 @@ impl<'a> Hub<'a> {
             deliveries,
             hints: Hints::listen(),
             saver,
+            journal,
             rejected: RejectedFile::new(&config.state_dir),
+            resume: Resume::default(),
+            arrivals: Arrivals::new(),
             inputs: config.input.iter().cloned().map(Arc::new).collect(),
             patterns: Patterns::new(&config.input),
             streams: Vec::new(),
@@ -290,6 +325,7 @@ impl<'a> Hub<'a> {
             open_files_limit: open_files::Limit::new(config.tail.open_files_max),
             n_turns: 0,
             n_scans: 0,
+            has_raced: false,
             scan_pause: Duration::ZERO,
             next_source: 0,
             topics: HashMap::new(),
@@ -308,7 +344,11 @@ impl<'a> Hub<'a> {
             throttle: config.tail.bytes_per_second_max.map(|rate| Throttle::new(rate, now)),
             throttled_until: None,
             deleted_warning: deleted::Warning::default(),
-            dirty: false,
+            // The journal begins with the first save.
+            dirty: true,
+            changed: HashSet::new(),
+            registry_len: 0,
+            previous_journal: 0,
             saving: false,
             save_due: now,
             save_trouble: SaveTrouble::default(),
@@ -344,6 +384,9 @@ impl<'a> Hub<'a> {
                 }
                 recv(hints) -> hint => if let Ok(hint) = hint { self.on_hint(hint) },
                 recv(saved) -> result => self.on_saved(result),
+                recv(self.resume.results) -> read_back => {
+                    self.on_read_back(read_back.expect("the hub holds a sender"));
+                }
                 recv(stop) -> _ => return Ok(()),
                 default(wait) => {}
             }
@@ -575,7 +618,24 @@ impl<'a> Hub<'a> {
         let (mut n_events, mut n_lines, mut has_room) = (0, 0, true);
         while let Some(event) = life.events.peek(&input.multiline) {
             if life.origin.is_none() {
-                self.name_life(life, &event);
+                let content = life.events.content(&event).to_vec();
+                self.name_life(life, &content);
+            }
+            if !life.arrived.is_empty() && life.arrived.covers(event.start, event.end) {
+                if !self.pass_over(slot, life.source, &event, now) {
+                    has_room = false;
+                    break;
+                }
+                n_events += 1;
+                n_lines += u64::from(event.n_lines);
+                life.events.consume();
+                continue;
+            }
+            if self.open[slot].has_only_passed() {
+                self.seal(slot);
+            }
+            if event.start < life.doubtful_end {
+                self.counters.records_maybe_repeated.add(1);
             }
             let origin = life.origin.as_ref().expect("named above");
             let content = life.events.content(&event);
@@ -587,7 +647,7 @@ impl<'a> Hub<'a> {
             let batch = &mut self.open[slot];
             batch.since.get_or_insert(now);
             origin.encode(timestamp_ms, &event, content, &mut self.scratch, &mut batch.records);
-            batch.cover(life.source, event.start, event.end);
+            batch.cover(life.source, &event);
             if event.cut > 0 {
                 self.counters.events_cut.add(1);
                 self.counters.bytes_cut.add(event.cut);
@@ -605,20 +665,48 @@ impl<'a> Hub<'a> {
         has_room
     }
 
-    fn name_life(&self, life: &mut Life, event: &multiline::Event) {
+    /// Puts an event that stands in the topic already into a batch without records; `false` if
+    /// what is before it could not be sealed.
+    fn pass_over(
+        &mut self,
+        slot: usize,
+        source: SourceId,
+        event: &multiline::Event,
+        now: Instant,
+    ) -> bool {
+        if !self.open[slot].records.is_empty() && !self.seal(slot) {
+            return false;
+        }
+        let batch = &mut self.open[slot];
+        batch.since.get_or_insert(now);
+        batch.cover(source, event);
+        self.counters.bytes_found.add(event.end - event.start);
+        true
+    }
+
+    /// Gives a life its name, which follows from its first event.
+    fn name_life(&mut self, life: &mut Life, content: &[u8]) {
         let stream = &self.streams[life.stream];
-        let content = life.events.content(event);
         let file_id = life.file_id.get_or_insert_with(|| {
             fingerprint::file_id(life.harvester.stat(), life.number, content)
         });
         let path = stream.path.as_os_str().as_bytes();
         life.origin = Some(Origin::new(&self.config.host, path, file_id, &stream.input.fields));
+        // Whatever the journal says of it, it does not say this.
+        life.journal = 0;
+        if let Some(arrived) = self.arrivals.remove(file_id) {
+            life.arrived = arrived;
+        }
     }
 
     // ---- batches ----
 
     /// Sends the open batch of a slot; `false` while as many as may be are under way.
     fn seal(&mut self, slot: usize) -> bool {
+        if self.open[slot].has_only_passed() {
+            self.settle_passed(slot);
+            return true;
+        }
         if self.under_way >= self.config.batch.in_flight_max {
             return false;
         }
@@ -632,9 +720,18 @@ impl<'a> Hub<'a> {
             partition: open.partition,
             records: std::mem::replace(&mut open.records, fresh),
             spans: std::mem::take(&mut open.spans),
+            stamp: None,
         };
         let since = open.since.take();
         let news = since.and_then(|since| open.feedback.on_sealed(since, Instant::now()));
+        let sent = SentBatch {
+            batch: batch.id,
+            topic: batch.topic.to_string(),
+            partition: batch.partition,
+            n_records: batch.records.count(),
+            stamp: None,
+            ground: open.take_segments(),
+        };
         if let Some(news) = news {
             self.tell_of_feedback(news, &batch.spans);
         }
@@ -642,8 +739,40 @@ impl<'a> Hub<'a> {
         self.under_way += 1;
         self.records_under_way += u64::from(batch.records.count());
         self.ledger.take(&batch.spans);
+        self.journal_files(&batch.spans);
+        self.journal.sealed(sent);
         self.producer.send(batch, &self.replies);
         true
+    }
+
+    /// Settles a batch that holds no records.
+    fn settle_passed(&mut self, slot: usize) {
+        let open = &mut self.open[slot];
+        open.since = None;
+        let (spans, ground) = (std::mem::take(&mut open.spans), open.take_segments());
+        self.ledger.take(&spans);
+        self.journal_files(&spans);
+        self.journal.passed(BatchId(self.next_batch), ground);
+        self.next_batch += 1;
+        self.ledger.settle(&spans);
+        self.note_settled(&spans);
+    }
+
+    /// Tells the journal of the lives that it does not know yet.
+    fn journal_files(&mut self, spans: &[Span]) {
+        let number = self.journal.number();
+        for span in spans {
+            // One that was replaced meanwhile cannot be read again anyway.
+            let Some(life) = self.lives.get_mut(&span.source) else {
+                continue;
+            };
+            if life.journal != number {
+                life.journal = number;
+                let offset = self.ledger.settled(span.source).expect("open while the life is");
+                let entry = life.entry(&self.streams[life.stream].path, offset);
+                self.journal.file_changed(Some(span.source), entry);
+            }
+        }
     }
 
     fn tell_of_feedback(&self, news: News, spans: &[Span]) {
@@ -695,6 +824,9 @@ impl<'a> Hub<'a> {
                 records.clear();
                 self.spare.push(records);
             }
+            Delivery::LastSequence { topic, partition, known } => {
+                self.on_last_sequence(&topic, partition, known);
+            }
             Delivery::Settled(receipt) => self.on_receipt(receipt)?,
             Delivery::Fatal(problem) => return Err(Error::Kafka { problem }),
         }
@@ -713,8 +845,11 @@ impl<'a> Hub<'a> {
         }
         self.under_way -= 1;
         self.records_under_way -= u64::from(receipt.n_records);
+        let next_offset = receipt.base_offset + i64::from(receipt.n_records);
+        let is_known = receipt.base_offset >= 0 && receipt.rejects.is_empty();
+        self.settle_with(receipt.batch);
+        self.journal.settled(receipt.batch, is_known.then_some(next_offset));
         self.ledger.settle(&receipt.spans);
-        self.dirty = true;
         self.counters.records_rejected.add(n_rejected);
         let n_acked = u64::from(receipt.n_records) - n_rejected;
         self.counters.records_acked.add(n_acked);
@@ -723,11 +858,16 @@ impl<'a> Hub<'a> {
         }
         self.counters.bytes_acked.add(receipt.spans.iter().map(|span| span.end - span.start).sum());
         self.counters.batches_acked.add(1);
-        for span in &receipt.spans {
+        self.note_settled(&receipt.spans);
+        Ok(())
+    }
+
+    fn note_settled(&mut self, spans: &[Span]) {
+        for span in spans {
+            self.has_changed(span.source);
             self.close_if_settled(span.source);
             self.forget_if_replaced(span.source);
         }
-        Ok(())
     }
 
     fn on_topic(&mut self, topic: &Arc<str>, n_partitions: i32) {
@@ -741,9 +881,14 @@ impl<'a> Hub<'a> {
         lives.into_iter().for_each(|source| self.enqueue(source));
     }
 
-    fn assign_slot(&mut self, stream: usize, n_partitions: i32) {
-        let stream = &mut self.streams[stream];
-        let partition = partition_for(&stream.key, n_partitions);
+    fn assign_slot(&mut self, at: usize, n_partitions: i32) {
+        let topic = Arc::clone(&self.streams[at].topic);
+        let partition = partition_for(&self.streams[at].key, n_partitions);
+        self.hold_if_incomplete(at, &topic, partition);
+        let stream = &mut self.streams[at];
+        if stream.n_holds > 0 {
+            return;
+        }
         let same = |open: &OpenBatch| open.topic == stream.topic && open.partition == partition;
         stream.slot = Some(self.open.iter().position(same).unwrap_or_else(|| {
             self.open.push(OpenBatch {
@@ -751,11 +896,24 @@ impl<'a> Hub<'a> {
                 partition,
                 records: RecordArena::default(),
                 spans: Vec::new(),
+                segments: Vec::new(),
+                flushed: HashSet::new(),
                 since: None,
                 feedback: Feedback::default(),
             });
             self.open.len() - 1
         }));
+    }
+
+    /// Lets a stream be read that waited for the last of its holds.
+    fn release(&mut self, stream: usize) {
+        let topic = &self.streams[stream].topic;
+        if let Some(Some(n_partitions)) = self.topics.get(topic).copied() {
+            self.assign_slot(stream, n_partitions);
+            let lives = self.lives.values().filter(|life| life.stream == stream);
+            let lives: Vec<_> = lives.map(|life| life.source).collect();
+            lives.into_iter().for_each(|source| self.enqueue(source));
+        }
     }
 
     // ---- turns and timers ----
@@ -818,43 +976,100 @@ impl<'a> Hub<'a> {
     // ---- registry ----
 
     fn save_if_due(&mut self, now: Instant) {
-        if self.dirty && !self.saving && now >= self.save_due {
-            self.save();
+        if !self.dirty || self.saving || now < self.save_due {
+            return;
+        }
+        // All there is, once that is the shorter way or the journal is not whole.
+        let journal_max = match self.config.tail.journal_bytes_max as u64 {
+            0 => 0,
+            bytes_max => bytes_max.max(2 * self.registry_len),
+        };
+        let is_snapshot = self.journal.is_broken() || self.journal.len() > journal_max;
+        let save = if is_snapshot { self.snapshot() } else { self.save_changes() };
+        self.save(save);
+    }
+
+    /// Notes that what is to be remembered of a life is not what was last saved.
+    fn has_changed(&mut self, source: SourceId) {
+        self.changed.insert(source);
+        self.dirty = true;
+    }
+
+    fn save(&mut self, save: Save) {
+        self.dirty = false;
+        self.saving = true;
+        self.saver.saves.send(save).expect("the registry's thread lives as long as the hub");
+    }
+
+    fn snapshot(&mut self) -> Save {
+        self.changed.clear();
+        let open = self.journal.sources();
+        let (mut entries, mut files) = (Vec::new(), Vec::new());
+        for life in self.lives.values_mut() {
+            let offset = self.ledger.settled(life.source).expect("open while the life is");
+            let entry = life.entry(&self.streams[life.stream].path, offset);
+            if open.contains(&life.source) {
+                files.push((life.source, entry.clone()));
+            }
+            entries.push(entry);
+        }
+        let finished = self.finished.values().map(|finished| &finished.entry);
+        entries.extend(finished.chain(self.restored.iter()).cloned());
+        let known: Vec<SourceId> = files.iter().map(|(source, _)| *source).collect();
+        // Where no new one can begin, the old one goes on: it says all that the registry does not.
+        let journal = self.journal.begin(files).unwrap_or_else(|error| {
+            log::warn!("cannot begin a new journal: {error}");
+            self.journal.number()
+        });
+        for source in known {
+            self.lives.get_mut(&source).expect("seen above").journal = journal;
+        }
+        Save::Registry { entries, journal }
+    }
+
+    fn save_changes(&mut self) -> Save {
+        for source in std::mem::take(&mut self.changed) {
+            let Some(life) = self.lives.get_mut(&source) else {
+                continue;
+            };
+            let offset = self.ledger.settled(source).expect("open while the life is");
+            let entry = life.entry(&self.streams[life.stream].path, offset);
+            life.journal = self.journal.number();
+            self.journal.file_changed(Some(source), entry);
+        }
+        match self.journal.file() {
+            Ok((file, path)) => Save::Journal(file, path),
+            Err(error) => Save::Failed(error),
         }
     }
 
-    fn save(&mut self) {
-        self.dirty = false;
-        self.saving = true;
-        let entries = self.entries();
-        self.saver.entries.send(entries).expect("the registry's thread lives as long as the hub");
-    }
-
-    fn on_saved(&mut self, result: Result<io::Result<()>, crossbeam_channel::RecvError>) {
+    fn on_saved(&mut self, result: Result<io::Result<Saved>, crossbeam_channel::RecvError>) {
         self.saving = false;
         let saved = result.unwrap_or_else(|_| Err(io::Error::other("the registry's thread died")));
         let now = Instant::now();
         let mut pause = self.config.tail.save_interval;
         match saved {
-            Ok(()) => self.save_trouble.succeeded(now),
+            Ok(saved) => {
+                if let Saved::Registry { journal, len } = saved {
+                    self.registry_len = len;
+                    // The generation before still has its journals, should this one be damaged.
+                    self.journal.remove_before(self.previous_journal);
+                    self.previous_journal = journal;
+                }
+                // The folder may have been made anew just now, without a journal.
+                self.dirty |= self.journal.is_broken();
+                self.save_trouble.succeeded(now);
+            }
             Err(error) => {
                 self.counters.saves_failed.add(1);
+                // What a failed fsync was to write is not to be had by another.
+                self.journal.give_up();
                 self.dirty = true;
                 let wait = self.save_trouble.failed(&self.config.state_dir, &error, now);
                 pause = pause.max(wait);
             }
         }
         self.save_due = now + pause;
-    }
-
-    fn entries(&mut self) -> Vec<Entry> {
-        let finished = self.finished.values().map(|finished| &finished.entry);
-        let mut entries: Vec<Entry> = finished.chain(self.restored.iter()).cloned().collect();
-        for life in self.lives.values_mut() {
-            let offset = self.ledger.settled(life.source).expect("open while the life is");
-            entries.push(life.entry(&self.streams[life.stream].path, offset));
-        }
-        entries
     }
 
     // ---- the end ----
@@ -868,9 +1083,13 @@ impl<'a> Hub<'a> {
             let result = self.saver.results.recv();
             self.on_saved(result);
         }
-        self.save();
+        let save = self.snapshot();
+        self.save(save);
         let saved = self.saver.results.recv();
         self.on_saved(saved);
+        if result.is_ok() && !self.is_resuming() {
+            self.journal.end();
+        }
         log::info!("tail stopped: {}", self.counters);
         if self.save_trouble.is_on() {
             return result.and(Err(Error::Unsaved { path: self.config.state_dir.clone() }));
@@ -977,6 +1196,7 @@ impl Life {
             head: self.head,
             offset: self.saved_offset.unwrap_or(0),
             guard: self.guard,
+            guard_end: None,
             done: false,
             size: stat.size,
             first_seen_ms: self.first_seen_ms,
@@ -998,12 +1218,31 @@ impl OpenBatch {
                 && self.records.count() < config.batch.count_max)
     }
 
-    /// Extends the ground of a source by the bytes that follow what is covered.
-    fn cover(&mut self, source: SourceId, start: u64, end: u64) {
+    /// Extends the ground of a source by an event.
+    fn cover(&mut self, source: SourceId, event: &multiline::Event) {
+        let &multiline::Event { start, end, continued, .. } = event;
         // The last span is nearly always the one: a file gives many events in its turn.
         match self.spans.iter_mut().rev().find(|span| span.source == source) {
             Some(span) => span.end = end,
             None => self.spans.push(Span::new(source, start, end)),
         }
+        let is_whole = !self.flushed.is_empty() && self.flushed.remove(&source);
+        match self.segments.iter_mut().rev().find(|segment| segment.source == source) {
+            Some(segment) if !is_whole => segment.end = end,
+            _ => self.segments.push(Segment { source, start, end, continued }),
+        }
+        if event.flushed {
+            self.flushed.insert(source);
+        }
+    }
+
+    fn take_segments(&mut self) -> Vec<Segment> {
+        self.flushed.clear();
+        std::mem::take(&mut self.segments)
+    }
+
+    /// Whether it is about ground without records.
+    fn has_only_passed(&self) -> bool {
+        self.records.is_empty() && !self.spans.is_empty()
     }
 }

@@ -39,7 +39,7 @@ fn records_of_several_partitions_on_three_brokers_arrive_as_they_were_sent() {
         let topic = unique_topic();
         cluster.create_topic(&topic, 7, 1).unwrap();
         let bootstrap = cluster.bootstrap_servers();
-        let producer = Producer::start(&config(&bootstrap), compression).unwrap();
+        let producer = Producer::start(&config(&bootstrap), compression, None).unwrap();
         let batches = batches(7);
         deliver(&producer, &topic, &batches);
         let read = read_back(&bootstrap, &topic, 7, 2400);
@@ -54,7 +54,7 @@ fn a_broker_that_goes_and_comes_back_loses_nothing() {
     cluster.create_topic(&topic, 1, 1).unwrap();
     cluster.partition_leader(&topic, 0, Some(2)).unwrap();
     let bootstrap = cluster.bootstrap_servers();
-    let producer = Producer::start(&config(&bootstrap), Compression::Lz4).unwrap();
+    let producer = Producer::start(&config(&bootstrap), Compression::Lz4, None).unwrap();
     let sent = [(0, samples(0, 100)), (0, samples(100, 100))];
     deliver(&producer, &topic, &sent[..1]);
 

@@ -580,6 +580,7 @@ fn a_stop_while_the_topic_is_missing_succeeds_and_loses_nothing() {
 #[test]
 fn a_registry_that_cannot_be_saved_is_said_once_and_healed() {
     let mut scene = Scene::new("server.log");
+    scene.set("[tail]", "journal_bytes_max", "0");
     let shipper = scene.start();
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);

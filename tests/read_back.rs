@@ -18,7 +18,7 @@ fn topic_of(cluster: &MockCluster<'_, impl rdkafka::ClientContext>, batches: Bat
     let topic = unique_topic();
     cluster.create_topic(&topic, 2, 1).unwrap();
     let kafka = config(&cluster.bootstrap_servers());
-    let producer = Producer::start(&kafka, Compression::Lz4).unwrap();
+    let producer = Producer::start(&kafka, Compression::Lz4, None).unwrap();
     let batches: Vec<_> = batches.into_iter().map(|batch| (0, batch)).collect();
     deliver(&producer, &topic, &batches);
     topic

@@ -47,7 +47,8 @@ fn edit(scene: &Scene, change: impl FnOnce(&mut Vec<Entry>)) {
     let snapshot = decode(&fs::read(&path).expect("read"), HOST).expect("whole");
     let mut entries = snapshot.entries;
     change(&mut entries);
-    fs::write(path, encode(snapshot.generation, HOST, &mut entries)).expect("written");
+    fs::write(path, encode(snapshot.generation, snapshot.journal, HOST, &mut entries))
+        .expect("written");
 }
 
 /// Ships ten lines of seven bytes and stops.

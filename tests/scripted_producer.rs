@@ -34,13 +34,13 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
 }
 
 fn start(broker: &Broker) -> Producer {
-    Producer::start(&config(&broker.address), Compression::None).unwrap()
+    Producer::start(&config(&broker.address), Compression::None, None).unwrap()
 }
 
 /// Sends ten batches, of which the first goes alone and the next five are in flight together
 /// before the broker reads the script.
 fn deliver_ten(broker: &Broker, config: &KafkaConfig) -> Vec<Receipt> {
-    let producer = Producer::start(config, Compression::None).unwrap();
+    let producer = Producer::start(config, Compression::None, None).unwrap();
     deliver(&producer, &topic(), &batches(1));
     broker.hold(5);
     let more: Vec<_> = batches(11).split_off(1);
@@ -328,7 +328,7 @@ fn a_bootstrap_server_that_is_away_does_not_matter_while_another_is_there() {
     let mut config = config(&broker.address);
     config.bootstrap_servers.insert(0, "127.0.0.1:1".into());
     config.bootstrap_servers.insert(0, "no-such-host.invalid:9092".into());
-    let producer = Producer::start(&config, Compression::None).unwrap();
+    let producer = Producer::start(&config, Compression::None, None).unwrap();
     deliver(&producer, &topic(), &batches(2));
     assert_eq!(broker.values(0), numbers(0..20));
     assert!(broker.n_connections() <= 2, "{} connections", broker.n_connections());

@@ -20,7 +20,7 @@ fn check(compression: Compression) {
     let topic = unique_topic();
     let mut config = config(&bootstrap);
     config.allow_auto_create_topics = true;
-    let producer = Producer::start(&config, compression).unwrap();
+    let producer = Producer::start(&config, compression, None).unwrap();
     let (reply, deliveries) = unbounded();
     producer.describe(&topic, &reply);
     let Ok(Delivery::Topic { n_partitions, .. }) = deliveries.recv() else {
@@ -74,7 +74,7 @@ fn batches_beyond_the_broker_limit_are_cut_and_a_single_record_comes_back() {
     let topic: Arc<str> = unique_topic();
     let mut config = config(&bootstrap);
     config.allow_auto_create_topics = true;
-    let producer = Producer::start(&config, Compression::None).unwrap();
+    let producer = Producer::start(&config, Compression::None, None).unwrap();
     // The broker takes 1,048,588 bytes by default.
     let small = samples(0, 6000);
     let mut large = samples(6000, 3);

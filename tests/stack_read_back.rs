@@ -45,8 +45,8 @@ fn own_cluster(version: &str, n_nodes: u32, extra: &str) -> (OwnServer, Cluster)
 fn ship(cluster: &Cluster, topic: &str) -> (i32, i32) {
     let topic: Arc<str> = topic.into();
     let kafka = config(&cluster.bootstrap);
-    let ours = Producer::start(&kafka, Compression::Lz4).expect("started");
-    let theirs = Producer::start(&kafka, Compression::Zstd).expect("started");
+    let ours = Producer::start(&kafka, Compression::Lz4, None).expect("started");
+    let theirs = Producer::start(&kafka, Compression::Zstd, None).expect("started");
     for n in 0..5 {
         deliver(&ours, &topic, &batches("us", n * 2, 2));
         if n < 2 {

@@ -148,6 +148,7 @@ fn a_log_that_grows_because_it_is_shipped_is_recognised_and_damped() {
         n += 1;
     }
     assert!(begun.elapsed() > Duration::from_secs(8), "{:?}", begun.elapsed());
+    scene.wait_for_records(n, &shipper);
     let counters = scene.stop(shipper);
     assert_eq!(counter(&counters, "feedback_loops"), 1, "{counters}");
     assert!(scene.values() == numbered(0..n), "nothing is lost for it");

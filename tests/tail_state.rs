@@ -10,11 +10,15 @@ use std::time::Duration;
 
 use log_shipper::tail::registry;
 use support::faults::{Namespace, Strace, calls};
-use support::tail::{LIMIT, Scene, lines, numbered};
+use support::tail::{HOST, LIMIT, Scene, lines, numbered};
 use support::{Shipper, counter, wait_for};
 
-/// The host of every scene.
-const HOST: &str = "h1";
+/// A scene in which each save writes the registry anew.
+fn scene() -> Scene {
+    let mut scene = Scene::new("server.log");
+    scene.set("[tail]", "journal_bytes_max", "0");
+    scene
+}
 
 /// Returns the offset that a crash now would go on from.
 fn saved_offset(folder: &Path) -> Option<u64> {
@@ -84,7 +88,7 @@ fn mounted(scene: &Scene, options: &str) -> Option<Namespace> {
 /// Torture: 51.
 #[test]
 fn a_full_disk_stops_no_line_and_heals() {
-    let mut scene = Scene::new("server.log");
+    let mut scene = scene();
     let Some(place) = mounted(&scene, "size=64k") else { return };
     let fill = scene.state_dir().join("fill");
     let full = format!("dd if=/dev/zero of={} bs=1k 2>/dev/null || true", fill.display());
@@ -94,7 +98,7 @@ fn a_full_disk_stops_no_line_and_heals() {
 /// Torture: 54.
 #[test]
 fn a_disk_without_free_inodes_stops_no_line_and_heals() {
-    let mut scene = Scene::new("server.log");
+    let mut scene = scene();
     let Some(place) = mounted(&scene, "size=1m,nr_inodes=16") else { return };
     let folder = scene.state_dir().display().to_string();
     let full = format!("for n in $(seq 20); do touch {folder}/fill$n 2>/dev/null; done; true");
@@ -105,7 +109,7 @@ fn a_disk_without_free_inodes_stops_no_line_and_heals() {
 /// Torture: 52.
 #[test]
 fn a_file_system_that_becomes_read_only_stops_no_line_and_heals() {
-    let mut scene = Scene::new("server.log");
+    let mut scene = scene();
     let Some(place) = mounted(&scene, "size=1m") else { return };
     let folder = scene.state_dir().display().to_string();
     // The lock is open for writing, so that the mount itself cannot be made read-only.
@@ -117,7 +121,7 @@ fn a_file_system_that_becomes_read_only_stops_no_line_and_heals() {
 /// Torture: 51, 42.
 #[test]
 fn a_crash_on_a_full_disk_repeats_what_was_not_saved_and_loses_nothing() {
-    let mut scene = Scene::new("server.log");
+    let mut scene = scene();
     let Some(place) = mounted(&scene, "size=64k") else { return };
     let folder = place.outside(&scene.state_dir());
     let shipper = place.start(&scene.config());
@@ -143,7 +147,7 @@ fn a_crash_on_a_full_disk_repeats_what_was_not_saved_and_loses_nothing() {
 /// Torture: 53.
 #[test]
 fn an_fsync_that_fails_is_never_repeated_on_the_same_file() {
-    let mut scene = Scene::new("server.log");
+    let mut scene = scene();
     let shipper = scene.start();
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);
@@ -250,7 +254,7 @@ fn at_every_call_of_a_save(fault: &str) {
 /// Ships three lines, then three more whose save runs under strace, then kills the shipper;
 /// returns what strace saw.
 fn save_under(inject: Option<&str>) -> Option<(Scene, String)> {
-    let mut scene = Scene::new("server.log");
+    let mut scene = scene();
     let shipper = scene.start();
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);

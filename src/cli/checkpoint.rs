@@ -230,7 +230,7 @@ fn time(ms: i64) -> String {
 // ---- changing ----
 
 fn set(config: &Config, path: &Path, offset: u64) -> Result<String, Error> {
-    let (mut registry, mut entries) = Registry::open(&config.state_dir, &config.host)?;
+    let (mut registry, mut entries, _) = Registry::open(&config.state_dir, &config.host)?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
     let cannot = |error: io::Error| refused(format!("cannot read {}: {error}", path.display()));
     let (file, stat) = discover::open(&path).map_err(cannot)?;
@@ -287,7 +287,7 @@ fn refuse_inside_line(file: &File, path: &Path, offset: u64, size: u64) -> Resul
 }
 
 fn forget(config: &Config, path: &Path) -> Result<String, Error> {
-    let (mut registry, entries) = Registry::open(&config.state_dir, &config.host)?;
+    let (mut registry, entries, _) = Registry::open(&config.state_dir, &config.host)?;
     let chosen = choose(entries.iter(), path)?;
     let mut text = String::new();
     let mut kept = Vec::new();
@@ -309,7 +309,7 @@ fn forget(config: &Config, path: &Path) -> Result<String, Error> {
 
 fn save(registry: &mut Registry, config: &Config, entries: &mut [Entry]) -> Result<(), Error> {
     let path = config.state_dir.clone();
-    registry.save(entries).map_err(|source| Error::State {
+    registry.save_alone(entries).map_err(|source| Error::State {
         attempt: "save the registry in",
         path,
         source,
@@ -380,7 +380,8 @@ fn repair(config: &Config, args: &RepairArgs) -> Result<String, Error> {
 }
 
 fn empty() -> Snapshot {
-    Snapshot { generation: 0, format: registry::format::FORMAT, entries: Vec::new() }
+    let format = registry::format::FORMAT;
+    Snapshot { generation: 0, format, journal: 0, entries: Vec::new() }
 }
 
 fn bytes_behind(entries: &[Entry]) -> String {
@@ -432,6 +433,7 @@ mod tests {
             head: Checksum::default(),
             offset,
             guard: Checksum::default(),
+            guard_end: None,
             done,
             size: offset,
             first_seen_ms: 1,

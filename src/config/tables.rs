@@ -168,6 +168,7 @@ fn tail(t: &mut Table) -> TailConfig {
         deleted_hold_max: has_hold.then_some(deleted_hold_max),
         bytes_per_second_max: has_rate.then_some(bytes_per_second_max),
         save_interval: t.duration("save_interval", s(1), ms(50)),
+        journal_bytes_max: t.bytes("journal_bytes_max", 1 << 20, 0),
         shutdown_timeout: t.duration("shutdown_timeout", s(30), s(0)),
     }
 }

@@ -458,7 +458,14 @@ impl Worker {
     fn send_arena(&mut self, topic: &Arc<str>, partition: i32, records: RecordArena) {
         self.next_batch += 1;
         let id = BatchId(self.next_batch);
-        let batch = Batch { id, topic: Arc::clone(topic), partition, records, spans: Vec::new() };
+        let batch = Batch {
+            id,
+            topic: Arc::clone(topic),
+            partition,
+            records,
+            spans: Vec::new(),
+            stamp: None,
+        };
         self.producer.send(batch, &self.replies);
     }
 
@@ -485,7 +492,8 @@ impl Worker {
                     self.n_partitions.insert(topic, n_partitions);
                     return Ok(0);
                 }
-                Ok(Delivery::Recycled(_)) => {}
+                // Nothing is asked of a producer that has had no other before it.
+                Ok(Delivery::Recycled(_) | Delivery::LastSequence { .. }) => {}
                 Ok(Delivery::Fatal(problem)) => return Err(Stop::Failed(Error::Kafka { problem })),
                 Err(RecvTimeoutError::Timeout) if !self.given_up.load(Ordering::Relaxed) => {}
                 Err(_) => return Err(Stop::GivenUp),

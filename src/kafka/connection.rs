@@ -251,7 +251,6 @@ impl<T> Connection<T> {
     }
 
     /// As [`Connection::version`] of a request that not every broker knows.
-    #[expect(dead_code, reason = "the resume will ask")]
     pub(super) fn version_if_known(&self, api: Api) -> Option<i16> {
         self.versions.newest(api)
     }

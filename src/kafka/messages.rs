@@ -444,7 +444,6 @@ pub(super) fn init_producer_id_answer(
 ///
 /// Any replica answers it, with what it knows itself, so that a former leader that does not know
 /// better is not found out by its answer.
-#[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
 pub(super) fn describe_producers_request(head: Head<'_>, topic: &str, partition: i32) -> Vec<u8> {
     let mut writer = head.write(Api::DescribeProducers);
     writer.len(1);
@@ -458,7 +457,6 @@ pub(super) fn describe_producers_request(head: Head<'_>, topic: &str, partition:
 
 /// The answer to DescribeProducers about one partition.
 #[derive(Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
 pub(super) struct ProducersAnswer<'a> {
     pub(super) throttle_ms: i32,
     pub(super) code: i16,
@@ -475,7 +473,6 @@ impl ProducersAnswer<'_> {
     /// The leader has appended that record. Whether it is replicated only an answer to `acks=all`
     /// tells: a batch listed here can still be lost with the leader. The last one is recognised
     /// for sure when it is sent again, and success then stands for all before it, too.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
     pub(super) fn last_sequence(&self, producer_id: i64) -> Option<(i16, i32)> {
         let mut found = None;
         let mut reader = Reader::new(self.producers, true, PRODUCERS_ANSWER);
@@ -494,7 +491,6 @@ impl ProducersAnswer<'_> {
 const PRODUCERS_ANSWER: &str = "DescribeProducers answer";
 
 /// Errors: `Undecodable`, also where it is not about this partition alone.
-#[cfg_attr(not(test), expect(dead_code, reason = "the resume will ask"))]
 pub(super) fn describe_producers_answer<'a>(
     body: &'a [u8],
     topic: &str,

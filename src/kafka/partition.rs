@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::record_batch::EncodedBatch;
+use super::record_batch::{EncodedBatch, Stamp, sequence_after};
 use super::verdict::{Verdict, may_be_another_topic, may_have_arrived, verdict};
 
 /// Batches in flight for one partition: as many as the broker remembers.
@@ -25,6 +25,23 @@ const CORRUPT_MAX: u32 = 10;
 pub(super) struct Identity {
     pub(super) producer_id: i64,
     pub(super) epoch: i16,
+}
+
+impl From<Stamp> for Identity {
+    fn from(stamp: Stamp) -> Identity {
+        Identity { producer_id: stamp.producer_id, epoch: stamp.epoch }
+    }
+}
+
+/// A batch that goes out now.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) id: PieceId,
+    pub(super) origin: u64,
+    pub(super) batch: Arc<EncodedBatch>,
+    pub(super) n_records: u32,
+    /// Under what it goes; `None` if it went under the same before.
+    pub(super) new_stamp: Option<Stamp>,
 }
 
 /// Identifies a queued batch for the answer that belongs to it.
@@ -171,6 +188,31 @@ impl Partition {
         self.queue.push_back(piece);
     }
 
+    /// Adds a batch at the end that an earlier process may have sent under `stamp`: it goes under
+    /// the same again, and so does everything behind it go on in that producer's name.
+    ///
+    /// Returns whether the stamp follows the queue; if not, the batch goes as a new one.
+    pub(super) fn push_again(&mut self, mut piece: Piece, stamp: Stamp) -> bool {
+        let identity = Identity::from(stamp);
+        let is_first = self.identity.is_none() && self.queue.is_empty();
+        if is_first {
+            self.identify(identity);
+            self.next_sequence = stamp.base_sequence;
+            self.arrived_end = stamp.base_sequence;
+        }
+        let follows = self.identity == Some(identity)
+            && self.next_sequence == stamp.base_sequence
+            && self.queue.iter().all(Piece::is_open);
+        if follows {
+            piece.base_sequence = Some(stamp.base_sequence);
+            piece.may_have_arrived = true;
+            self.next_sequence = sequence_after(stamp.base_sequence, piece.n_records);
+            Arc::make_mut(&mut piece.batch).stamp(stamp);
+        }
+        self.push(piece);
+        follows
+    }
+
     /// Puts the parts of a piece that was cut back to the front.
     pub(super) fn put_back(&mut self, parts: Vec<Piece>) {
         for part in parts.into_iter().rev() {
@@ -232,20 +274,24 @@ impl Partition {
     }
 
     /// Takes the next batch to be sent: stamped, and in flight from now on.
-    pub(super) fn take(&mut self) -> Option<(PieceId, Arc<EncodedBatch>)> {
+    pub(super) fn take(&mut self) -> Option<Taken> {
         let next = self.sendable()?;
-        let identity = self.identity?;
+        let Identity { producer_id, epoch } = self.identity?;
         let piece = &mut self.queue[next];
+        let mut new_stamp = None;
         if piece.base_sequence.is_none() {
-            let sequence = self.next_sequence;
-            piece.base_sequence = Some(sequence);
-            self.next_sequence = sequence_after(sequence, piece.n_records);
+            let base_sequence = self.next_sequence;
+            piece.base_sequence = Some(base_sequence);
+            self.next_sequence = sequence_after(base_sequence, piece.n_records);
+            let stamp = Stamp { producer_id, epoch, base_sequence };
             // In place, unless a connection that was lost has not let go of it yet.
-            Arc::make_mut(&mut piece.batch).stamp(identity.producer_id, identity.epoch, sequence);
+            Arc::make_mut(&mut piece.batch).stamp(stamp);
+            new_stamp = Some(stamp);
         }
         piece.in_flight = true;
         self.n_in_flight += 1;
-        Some((piece.id, piece.batch.clone()))
+        let Piece { id, origin, n_records, .. } = *piece;
+        Some(Taken { id, origin, batch: piece.batch.clone(), n_records, new_stamp })
     }
 
     /// Notes what became of a batch in flight; adds to `arrived` what can leave the queue.
@@ -408,11 +454,6 @@ impl Partition {
     }
 }
 
-/// Sequence numbers wrap from 2^31-1 to 0.
-fn sequence_after(sequence: i32, n_records: u32) -> i32 {
-    ((sequence as u32).wrapping_add(n_records) & 0x7fff_ffff) as i32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -444,7 +485,7 @@ mod tests {
     /// Sends all that may be sent: ids and base sequences.
     fn send(partition: &mut Partition) -> Vec<(u64, i32)> {
         let mut sent = Vec::new();
-        while let Some((id, batch)) = partition.take() {
+        while let Some(Taken { id, batch, .. }) = partition.take() {
             let sequence = &batch.as_bytes()[53..57];
             sent.push((id.0, i32::from_be_bytes(sequence.try_into().unwrap())));
         }
@@ -562,7 +603,7 @@ mod tests {
         }
         recover(&mut partition);
         partition.distrust();
-        assert_eq!(partition.take().map(|(id, _)| id), Some(PieceId(1)));
+        assert_eq!(partition.take().map(|taken| taken.id), Some(PieceId(1)));
         assert!(partition.take().is_none());
         answer(&mut partition, 1, code(45));
         assert!(!partition.must_recover());

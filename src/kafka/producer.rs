@@ -25,8 +25,10 @@ use super::Error;
 use super::cluster::Cluster;
 use super::connection::{self, Answer, Connection, Opened, Piece as Bytes};
 use super::messages::{self, Api, PRODUCE_BY_ID, ProduceItem, ProduceOutcome, TopicId};
-use super::partition::{Arrived, Identity, Outcome, Partition, Piece, PieceId, Recovery, Refusal};
-use super::record_batch::{EncodedBatch, Encoder, Headers, RecordArena, RecordRef};
+use super::partition::{
+    Arrived, Identity, Outcome, Partition, Piece, PieceId, Recovery, Refusal, Taken,
+};
+use super::record_batch::{EncodedBatch, Encoder, Headers, RecordArena, RecordRef, Stamp};
 use super::verdict::{Verdict, explained, named, verdict};
 use crate::batch::Batch;
 use crate::config::{Compression, KafkaConfig};
@@ -89,6 +91,7 @@ impl Line {
 enum Command {
     Send(Batch, Sender<Delivery>),
     Describe(Arc<str>, Sender<Delivery>),
+    AskLastSequence(SequenceQuestion),
     Opened(Arc<str>, Result<Opened, Error>),
     End,
 }
@@ -103,12 +106,41 @@ pub enum Delivery {
         /// How many partitions it has; at least one.
         n_partitions: i32,
     },
+    /// What the leader of a partition knows of a producer id.
+    LastSequence {
+        /// Which topic.
+        topic: Arc<str>,
+        /// Which partition.
+        partition: i32,
+        /// What it knows.
+        known: LastSequence,
+    },
     /// The arena of a batch that is compressed and not needed any more, to be filled again.
     Recycled(RecordArena),
     /// A batch is settled.
     Settled(Receipt),
     /// Going on would break the promise, for this reason; nothing more is sent.
     Fatal(String),
+}
+
+/// What a partition knows of a producer id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LastSequence {
+    /// The sequence number of the last record that arrived, -1 if none did, and its epoch.
+    Known(i16, i32),
+    /// Nothing: it would take any sequence number.
+    Forgotten,
+    /// Its leader does not say, for this reason.
+    Untold(String),
+}
+
+/// Is told, before a batch leaves, under what it goes, so that another process can go on as the
+/// same producer.
+pub trait SendJournal: Send {
+    /// The batch goes now, under this stamp; whatever was said of it before is void.
+    fn sent(&mut self, batch: BatchId, n_records: u32, stamp: Stamp);
+    /// The batch goes in parts from now on, or without some of its records.
+    fn cut(&mut self, batch: BatchId);
 }
 
 /// What became of a batch. All its records stand in the log, except `rejects`.
@@ -150,16 +182,21 @@ pub struct Rejected {
 }
 
 impl Producer {
-    /// Starts the thread, which connects at once.
+    /// Starts the thread, which connects at once; it tells `journal` of every batch before that
+    /// leaves.
     ///
     /// Errors: `Start` or `Codec`, both for want of the system's resources.
-    pub fn start(config: &KafkaConfig, compression: Compression) -> Result<Producer, Error> {
+    pub fn start(
+        config: &KafkaConfig,
+        compression: Compression,
+        journal: Option<Box<dyn SendJournal>>,
+    ) -> Result<Producer, Error> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let waker = eventfd(0, flags).map_err(|error| Error::Start(error.into()))?;
         let (commands, receiver) = unbounded();
         let line = Line { commands, waker: Arc::new(waker) };
         let encoder = Encoder::new(compression)?;
-        let worker = Worker::new(config.clone(), compression, encoder, line.clone());
+        let worker = Worker::new(config.clone(), compression, encoder, line.clone(), journal);
         thread::Builder::new()
             .name("kafka-producer".into())
             .spawn(move || worker.run(&receiver))
@@ -179,6 +216,30 @@ impl Producer {
         let command = Command::Describe(topic.clone(), reply.clone());
         self.handle.line.say(command);
     }
+
+    /// Asks what a partition knows of a producer id. Answered by one [`Delivery::LastSequence`]
+    /// once its leader can be asked; to be asked once at a time for a partition.
+    pub fn ask_last_sequence(
+        &self,
+        topic: &Arc<str>,
+        partition: i32,
+        producer_id: i64,
+        reply: &Sender<Delivery>,
+    ) {
+        let question = Question { wanted: true, ..Question::default() };
+        let (topic, reply) = (topic.clone(), reply.clone());
+        let question = SequenceQuestion { topic, partition, producer_id, reply, question };
+        self.handle.line.say(Command::AskLastSequence(question));
+    }
+}
+
+/// A question about a partition that only its leader answers.
+struct SequenceQuestion {
+    topic: Arc<str>,
+    partition: i32,
+    producer_id: i64,
+    reply: Sender<Delivery>,
+    question: Question,
 }
 
 /// What a request on its way was for.
@@ -186,6 +247,7 @@ impl Producer {
 enum Request {
     Metadata,
     ProducerId,
+    LastSequence(Arc<str>, i32),
     Produce(Vec<Sent>),
 }
 
@@ -288,6 +350,7 @@ struct Worker {
     compression: Compression,
     encoder: Encoder,
     line: Line,
+    journal: Option<Box<dyn SendJournal>>,
     cluster: Cluster,
     links: BTreeMap<Arc<str>, Link>,
     /// Attempts to reach an address that failed in a row.
@@ -306,6 +369,7 @@ struct Worker {
     metadata: Question,
     metadata_at: Instant,
     producer_id: Question,
+    sequence_questions: Vec<SequenceQuestion>,
     waiting: Vec<(Arc<str>, Sender<Delivery>)>,
     health: Health,
     fatal: Option<String>,
@@ -324,7 +388,13 @@ impl Alarm {
 }
 
 impl Worker {
-    fn new(config: KafkaConfig, compression: Compression, encoder: Encoder, line: Line) -> Worker {
+    fn new(
+        config: KafkaConfig,
+        compression: Compression,
+        encoder: Encoder,
+        line: Line,
+        journal: Option<Box<dyn SendJournal>>,
+    ) -> Worker {
         let wanted = || Question { wanted: true, ..Question::default() };
         Worker {
             cluster: Cluster::new(&config.bootstrap_servers),
@@ -332,6 +402,7 @@ impl Worker {
             compression,
             encoder,
             line,
+            journal,
             links: BTreeMap::new(),
             n_link_failures: HashMap::new(),
             next_address: 0,
@@ -344,6 +415,7 @@ impl Worker {
             metadata: wanted(),
             metadata_at: Instant::now(),
             producer_id: wanted(),
+            sequence_questions: Vec::new(),
             waiting: Vec::new(),
             health: Health::default(),
             fatal: None,
@@ -360,6 +432,10 @@ impl Worker {
                 match command {
                     Command::Send(batch, reply) => self.accept(batch, reply, now),
                     Command::Describe(topic, reply) => self.describe(topic, reply),
+                    Command::AskLastSequence(question) => {
+                        self.care_about(&question.topic);
+                        self.sequence_questions.push(question);
+                    }
                     Command::Opened(address, opened) => self.opened(address, opened, now),
                     Command::End => return,
                 }
@@ -427,7 +503,15 @@ impl Worker {
         if slot.last_arrival.is_some_and(|time| now - time > TRUST_TIME) {
             slot.partition.distrust();
         }
-        slot.partition.push(Piece::new(id, origin, encoded, n_records));
+        let piece = Piece::new(id, origin, encoded, n_records);
+        match batch.stamp {
+            None => slot.partition.push(piece),
+            Some(stamp) => {
+                if !slot.partition.push_again(piece, stamp) {
+                    self.may_repeat(&[origin]);
+                }
+            }
+        }
     }
 
     fn slot_of(&mut self, topic: Arc<str>, index: i32) -> usize {
@@ -539,6 +623,9 @@ impl Worker {
             match request {
                 Request::Metadata => self.ask_metadata_again(now),
                 Request::ProducerId => self.ask_producer_id_again(now),
+                Request::LastSequence(topic, partition) => {
+                    self.ask_sequence_again(&topic, partition, now);
+                }
                 Request::Produce(batches) => {
                     for sent in batches {
                         self.answered(&sent, Outcome::Unknown, now);
@@ -641,13 +728,117 @@ impl Worker {
                 },
             );
         }
-        for question in [&self.metadata, &self.producer_id] {
+        for n in (0..self.sequence_questions.len()).rev() {
+            self.ask_leader(n, now);
+        }
+        let others = self.sequence_questions.iter().map(|asked| &asked.question);
+        for question in others.chain([&self.metadata, &self.producer_id]) {
             if question.wanted
                 && let Some(time) = question.not_before.filter(|time| *time > now)
             {
                 self.alarm.by(time);
             }
         }
+    }
+
+    /// Sends the leader of a partition what is asked about it, unless that is under way.
+    fn ask_leader(&mut self, n: usize, now: Instant) {
+        let SequenceQuestion { topic, partition, question, .. } = &self.sequence_questions[n];
+        if !question.is_due(now) {
+            return;
+        }
+        let (topic, partition) = (topic.clone(), *partition);
+        let Some(leader) = self.cluster.leader(&topic, partition).cloned() else {
+            self.metadata.wanted = true;
+            return;
+        };
+        self.open(&leader, now);
+        let Some(Link::Up(connection)) = self.links.get_mut(&leader) else {
+            return;
+        };
+        let Some(version) = connection.version_if_known(Api::DescribeProducers) else {
+            let reason = format!("{leader} is older than Kafka 2.8 and cannot tell");
+            return self.answer_sequence(&topic, partition, LastSequence::Untold(reason));
+        };
+        self.sequence_questions[n].question.under_way = true;
+        connection.send(
+            version,
+            &self.config.client_id,
+            Request::LastSequence(topic.clone(), partition),
+            now,
+            |head, out| {
+                let request = messages::describe_producers_request(head, &topic, partition);
+                out.push_back(Bytes::Frame(request));
+            },
+        );
+    }
+
+    fn ask_sequence_again(&mut self, topic: &Arc<str>, partition: i32, now: Instant) {
+        let is_it =
+            |asked: &&mut SequenceQuestion| asked.topic == *topic && asked.partition == partition;
+        let n_failures = self.sequence_questions.iter_mut().find(is_it).map(|asked| {
+            asked.question.under_way = false;
+            asked.question.n_failures
+        });
+        let retry_at = self.retry_at(n_failures.unwrap_or(0) + 1, now);
+        if let Some(asked) = self.sequence_questions.iter_mut().find(is_it) {
+            asked.question.ask_again(retry_at);
+        }
+    }
+
+    fn answer_sequence(&mut self, topic: &Arc<str>, partition: i32, known: LastSequence) {
+        let is_it =
+            |asked: &SequenceQuestion| asked.topic == *topic && asked.partition == partition;
+        if let Some(n) = self.sequence_questions.iter().position(is_it) {
+            let asked = self.sequence_questions.swap_remove(n);
+            let topic = asked.topic;
+            tell(&asked.reply, Delivery::LastSequence { topic, partition, known });
+        }
+    }
+
+    fn learn_sequence(
+        &mut self,
+        address: &Arc<str>,
+        (topic, partition): (&Arc<str>, i32),
+        body: &[u8],
+        now: Instant,
+    ) -> Result<(), Error> {
+        let answer = messages::describe_producers_answer(body, topic, partition)?;
+        self.throttle(address, answer.throttle_ms, now);
+        let asked = self.sequence_questions.iter();
+        let asked = asked.filter(|asked| asked.topic == *topic && asked.partition == partition);
+        let producer_id = asked.map(|asked| asked.producer_id).next();
+        let (Some(producer_id), code) = (producer_id, answer.code) else {
+            return Ok(());
+        };
+        let subject = format!("topic {topic:?} partition {partition}");
+        match verdict(code) {
+            Verdict::Arrived => {
+                self.health.is_good(&subject);
+                let known = match answer.last_sequence(producer_id) {
+                    Some((epoch, last_sequence)) => LastSequence::Known(epoch, last_sequence),
+                    None => LastSequence::Forgotten,
+                };
+                self.answer_sequence(topic, partition, known);
+            }
+            Verdict::Hold => {
+                let reason = match code {
+                    29 => "Read on the topic is not granted".into(),
+                    code => explained(code, answer.message),
+                };
+                self.answer_sequence(topic, partition, LastSequence::Untold(reason));
+            }
+            Verdict::Refresh => {
+                self.metadata.wanted = true;
+                self.ask_sequence_again(topic, partition, now);
+            }
+            _ => {
+                let reason = format!("{} (asked at {address})", explained(code, answer.message));
+                self.health.is_bad(subject, reason);
+                self.ask_sequence_again(topic, partition, now);
+            }
+        }
+        Ok(())
     }
 
     fn ask_metadata_again(&mut self, now: Instant) {
@@ -840,12 +1031,20 @@ impl Worker {
             if !is_here || (n_bytes > 0 && n_bytes + len > REQUEST_BYTES_MAX) {
                 continue;
             }
-            let Some((piece, batch)) = slot.partition.take() else {
+            let Some(Taken { id, origin, batch, n_records, new_stamp }) = slot.partition.take()
+            else {
                 continue;
             };
             slot.home = Some(address.clone());
             n_bytes += len;
-            taken.push((Sent { slot: index, piece }, batch));
+            if let (Some(journal), Some(stamp)) = (&mut self.journal, new_stamp) {
+                let origin = &self.origins[&origin];
+                // A part of a batch: the journal knows that it was cut.
+                if origin.receipt.n_records == n_records {
+                    journal.sent(origin.receipt.batch, n_records, stamp);
+                }
+            }
+            taken.push((Sent { slot: index, piece: id }, batch));
         }
         if taken.is_empty() {
             return false;
@@ -1100,6 +1299,9 @@ impl Worker {
         }
         let origin = self.origins.get_mut(&piece.origin);
         let origin = origin.expect("an origin stays as long as it has pieces");
+        if let Some(journal) = &mut self.journal {
+            journal.cut(origin.receipt.batch);
+        }
         origin.n_pieces += pieces.len();
         origin.receipt.rejects.append(&mut rejects);
         slot.partition.put_back(pieces);
@@ -1108,13 +1310,7 @@ impl Worker {
 
     /// The broker has lost our sequence: a loss would be worse than a repeat.
     fn start_anew(&mut self, index: usize, origins: &[u64], now: Instant) {
-        let mut n_records = 0;
-        for id in origins {
-            if let Some(origin) = self.origins.get_mut(id) {
-                origin.receipt.may_repeat = true;
-                n_records += origin.receipt.n_records;
-            }
-        }
+        let n_records = self.may_repeat(origins);
         let slot = &mut self.slots[index];
         let n_failures = slot.partition.n_failures;
         warn!(
@@ -1127,6 +1323,18 @@ impl Worker {
         self.producer_id.wanted = true;
         let retry_at = self.retry_at(n_failures, now);
         self.slots[index].not_before = Some(retry_at);
+    }
+
+    /// Notes that batches may stand in the log twice; returns how many records they have.
+    fn may_repeat(&mut self, origins: &[u64]) -> u32 {
+        let mut n_records = 0;
+        for id in origins {
+            if let Some(origin) = self.origins.get_mut(id) {
+                origin.receipt.may_repeat = true;
+                n_records += origin.receipt.n_records;
+            }
+        }
+        n_records
     }
 
     fn stop(&mut self, reason: String) {
@@ -1267,6 +1475,13 @@ impl Worker {
                 let learnt = self.learn_producer_id(address, version, &body, now);
                 if learnt.is_err() {
                     self.ask_producer_id_again(now);
+                }
+                learnt
+            }
+            Request::LastSequence(topic, partition) => {
+                let learnt = self.learn_sequence(address, (&topic, partition), &body, now);
+                if learnt.is_err() {
+                    self.ask_sequence_again(&topic, partition, now);
                 }
                 learnt
             }

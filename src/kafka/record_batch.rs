@@ -25,6 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::{Compress, FlushCompress, Status};
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::config::Compression;
@@ -221,6 +222,23 @@ pub fn now_ms() -> i64 {
     age.map_or(0, |age| age.as_millis() as i64)
 }
 
+/// In whose name and with which sequence number a batch goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Who the producer is to the broker.
+    pub producer_id: i64,
+    /// How often that producer began anew.
+    pub epoch: i16,
+    /// Sequence number of the first record; the others count on from it.
+    pub base_sequence: i32,
+}
+
+/// Returns the sequence number that follows a batch of so many records: they wrap from 2^31-1 to
+/// 0.
+pub fn sequence_after(base_sequence: i32, n_records: u32) -> i32 {
+    ((base_sequence as u32).wrapping_add(n_records) & 0x7fff_ffff) as i32
+}
+
 /// A RecordBatch, ready to be sent once it is stamped.
 #[derive(Debug, Clone, Default)]
 pub struct EncodedBatch {
@@ -234,11 +252,11 @@ impl EncodedBatch {
     }
 
     /// Writes in whose name and with which sequence number it goes, and the checksum.
-    pub(super) fn stamp(&mut self, producer_id: i64, epoch: i16, base_sequence: i32) {
-        let stamp = &mut self.bytes[PRODUCER_AT..];
-        stamp[..8].copy_from_slice(&producer_id.to_be_bytes());
-        stamp[8..10].copy_from_slice(&epoch.to_be_bytes());
-        stamp[10..14].copy_from_slice(&base_sequence.to_be_bytes());
+    pub(super) fn stamp(&mut self, stamp: Stamp) {
+        let bytes = &mut self.bytes[PRODUCER_AT..];
+        bytes[..8].copy_from_slice(&stamp.producer_id.to_be_bytes());
+        bytes[8..10].copy_from_slice(&stamp.epoch.to_be_bytes());
+        bytes[10..14].copy_from_slice(&stamp.base_sequence.to_be_bytes());
         let crc = crc32c::crc32c(&self.bytes[CRC_AT + 4..]);
         self.bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
     }
@@ -641,7 +659,7 @@ mod tests {
         records.sort_by_key(|(timestamp, ..)| *timestamp);
         let mut encoder = Encoder::new(Compression::None).unwrap();
         let (mut batch, _) = encoder.encode(arena(&records)).unwrap();
-        batch.stamp(4711, 3, 100);
+        batch.stamp(Stamp { producer_id: 4711, epoch: 3, base_sequence: 100 });
 
         let theirs: Vec<_> = records
             .iter()

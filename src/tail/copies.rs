@@ -170,6 +170,9 @@ impl Hub<'_> {
         life.saved_offset = None;
         life.successor_seen = false;
         life.grown_at = Instant::now();
+        life.journal = 0;
+        self.changed.insert(source);
+        self.dirty = true;
         let (stream, number) = (life.stream, life.number + 1);
         let queue = &self.streams[stream].queue;
         let at = queue.iter().position(|queued| *queued == source);
@@ -220,6 +223,7 @@ impl Hub<'_> {
             head: Checksum::default(),
             offset: 0,
             guard: Checksum::default(),
+            guard_end: None,
             done: false,
             ..original.clone()
         };

@@ -16,9 +16,11 @@ use super::discover::{self, Found, Hint, Scan};
 use super::encode::{self, Origin};
 use super::fingerprint::{Checksum, Inode, Stat};
 use super::harvester::Harvester;
+use super::journal::Replay;
 use super::multiline::EventBuffer;
 use super::open_files::is_exhausted;
 use super::registry::{Entry, StoredPath};
+use super::resume::Ranges;
 use super::{Content, Finished, Hub, Life, OpenBatch, Phase, Stream};
 use crate::config::StartAt;
 use crate::kafka::record_batch::now_ms;
@@ -40,6 +42,9 @@ const STATS_A_SCAN: usize = 1000;
 
 /// Scans after which names of files that are closed are forgotten.
 const BY_NAME_SCANS: u64 = 64;
+
+/// Looks at the start, while files are renamed meanwhile.
+const RACES_MAX: usize = 20;
 
 /// Where and as what a life begins.
 pub(super) struct Begin {
@@ -70,8 +75,17 @@ impl Begin {
 }
 
 impl Hub<'_> {
-    pub(super) fn first_scan(&mut self) {
-        self.scan(true);
+    pub(super) fn first_scan(&mut self, replay: &Replay) {
+        // A file that is renamed while it is looked for is found by another look. What had been
+        // sent of it must be known before anything of it is read.
+        for _ in 0..RACES_MAX {
+            self.has_raced = false;
+            self.scan(true);
+            let is_missing = |entry: &Entry| self.restored.life(entry).is_some();
+            if !self.has_raced && !replay.sources.values().any(is_missing) {
+                break;
+            }
+        }
         self.forget_gone();
     }
 
@@ -93,7 +107,7 @@ impl Hub<'_> {
         }
         let kept_for = REFUSED_FOR.max(SCAN_REST * self.config.tail.scan_interval);
         self.refused.retain(|_, seen| seen.elapsed() < kept_for);
-        if first {
+        if self.n_scans == 1 {
             let unmatched = self.patterns.unmatched();
             self.counters.paths_unmatched.add(unmatched.len() as u64);
             for pattern in unmatched {
@@ -211,7 +225,11 @@ impl Hub<'_> {
             }
             life.rotated = rotated;
             life.n_missed = 0;
-            life.name = name.to_path_buf();
+            if life.name != name {
+                life.name = name.to_path_buf();
+                self.changed.insert(source);
+                self.dirty = true;
+            }
         }
         if has_changed {
             self.enqueue(source);
@@ -233,6 +251,7 @@ impl Hub<'_> {
             topic: Arc::clone(&topic),
             key: encode::key(&self.config.host, path.as_os_str().as_bytes()),
             slot: None,
+            n_holds: 0,
             queue: VecDeque::new(),
             known_mtime_ns: self.restored.newest_mtime_ns(path),
         });
@@ -276,7 +295,10 @@ impl Hub<'_> {
         }
         let (file, stat) = match discover::open(&found.path) {
             Ok(opened) => opened,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.has_raced = true;
+                return;
+            }
             Err(error) => {
                 self.folders.look_again(&found.path);
                 return match is_exhausted(&error) {
@@ -287,6 +309,7 @@ impl Hub<'_> {
         };
         if stat.inode != found.stat.inode {
             // Renamed since it was found: only another look tells what became of either file.
+            self.has_raced = true;
             return self.scan_soon();
         }
         if self.by_inode.contains_key(&stat.inode) {
@@ -382,6 +405,8 @@ impl Hub<'_> {
             number: begin.number,
             file_id: begin.file_id,
             origin: None,
+            arrived: Ranges::default(),
+            doubtful_end: 0,
             at_end: false,
             successor_seen: false,
             content: Content::Own,
@@ -395,6 +420,7 @@ impl Hub<'_> {
             guard: Checksum::default(),
             first_seen_ms: begin.first_seen_ms,
             last_seen_ms: begin.first_seen_ms,
+            journal: 0,
             queued: false,
             deadline: None,
             seen_in_scan: self.n_scans,
@@ -404,13 +430,14 @@ impl Hub<'_> {
             let Stream { path, input, .. } = &self.streams[stream];
             let path = path.as_os_str().as_bytes();
             life.origin = Some(Origin::new(&self.config.host, path, file_id, &input.fields));
+            life.arrived = self.arrivals.remove(file_id).unwrap_or_default();
         }
         match begin.place {
             Place::ByAge => self.queue_at(self.place_by_age(source), source),
             Place::At(at) => self.queue_at(at, source),
             Place::Late => {}
         }
-        self.dirty = true;
+        self.has_changed(source);
         self.enqueue(source);
         source
     }
@@ -591,6 +618,8 @@ impl Hub<'_> {
             entry.mtime_ns = stat.mtime_ns;
             let is_matched = life.seen_in_scan == self.n_scans;
             self.remember(stat.inode, entry, is_matched);
+        } else {
+            self.journal.forget(stat.inode, stat.btime_ns);
         }
     }
 
@@ -602,6 +631,7 @@ impl Hub<'_> {
     }
 
     fn remember(&mut self, inode: Inode, entry: Entry, is_matched: bool) {
+        self.journal.file_changed(None, entry.clone());
         let seen_in_scan = self.n_scans;
         self.finished.insert(inode, Finished { entry, is_matched, seen_in_scan, n_missed: 0 });
         self.dirty = true;
@@ -651,7 +681,8 @@ fn compare(entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
 
 /// Tells whether a file holds what is remembered of a file.
 pub(super) fn fits(entry: &Entry, file: &File, stat: &Stat) -> io::Result<bool> {
-    let guard_start = entry.offset - u64::from(entry.guard.len);
+    let guard_end = entry.guard_end.unwrap_or(entry.offset);
+    let guard_start = guard_end - u64::from(entry.guard.len);
     if planted::is(Bug::NoGuard) {
         return Ok(true);
     }

@@ -147,6 +147,7 @@ impl Hub<'_> {
         let n_scans = self.n_scans;
         let listed = &self.folders.listed;
         let n_before = self.finished.len();
+        let journal = &self.journal;
         self.finished.retain(|_, file| {
             if file.seen_in_scan == n_scans {
                 file.n_missed = 0;
@@ -164,6 +165,9 @@ impl Hub<'_> {
             };
             if device == Some(file.entry.inode.dev) {
                 file.n_missed += 1;
+            }
+            if file.n_missed >= ABSENT_LOOKS {
+                journal.forget(file.entry.inode, file.entry.btime_ns);
             }
             file.n_missed < ABSENT_LOOKS
         });

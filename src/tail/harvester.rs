@@ -45,6 +45,20 @@ impl ReadAt for &mut Bytes {
     }
 }
 
+/// Bytes that end before the file does.
+struct Until<'a> {
+    bytes: &'a mut Bytes,
+    end: u64,
+}
+
+impl ReadAt for Until<'_> {
+    fn read_at(self, room: &mut [u8], offset: u64) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let n_wanted = room.len().min(left);
+        self.bytes.read_at(&mut room[..n_wanted], offset)
+    }
+}
+
 /// What another look at a file found behind what was read of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
@@ -213,6 +227,20 @@ impl Harvester {
         let len = size.min(read_offset).saturating_sub(start);
         let bytes = read_range(other, start, len)?;
         Ok(len > 0 && bytes.len() as u64 == len && self.last_bytes.starts_with(&bytes))
+    }
+
+    /// Reads once into `events`, but nothing from `end` on: to cut ground again as it was cut
+    /// before. What the harvester remembers stays as it is.
+    pub fn read_again(&mut self, events: &mut EventBuffer, end: u64) -> io::Result<usize> {
+        let (bytes, _) = self.open.as_mut().ok_or_else(parked)?;
+        events.read_from(Until { bytes, end })
+    }
+
+    /// Goes on at `offset`.
+    pub fn go_on_at(&mut self, offset: u64) -> io::Result<()> {
+        let n_last = offset.min(GUARD_BYTES_MAX as u64);
+        self.last_bytes = read_range(self.file()?, offset - n_last, n_last)?;
+        Ok(())
     }
 
     fn file(&self) -> io::Result<&File> {

@@ -42,6 +42,7 @@ use crate::error::Error;
 use crate::kafka::record_batch::now_ms;
 use crate::planted::{self, Bug};
 use crate::tail::fingerprint::{Checksum, Inode, Stat};
+use crate::tail::journal::{self, Replay};
 
 use folder::{FolderWatch, StateFolder};
 use format::{Damage, FORMAT, Snapshot};
@@ -73,6 +74,10 @@ pub struct Entry {
     pub offset: u64,
     /// The bytes right before `offset`.
     pub guard: Checksum,
+    /// Where those bytes end, where that is not at `offset`: the journal tells how far a file is
+    /// settled, but not what its bytes are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard_end: Option<u64>,
     /// It was read to its end after its rotation, and all of it is settled.
     pub done: bool,
     /// Bytes it held when last seen.
@@ -111,6 +116,7 @@ impl Entry {
             head: Checksum::of_head(file)?,
             offset,
             guard: Checksum::before(file, offset)?,
+            guard_end: None,
             done: false,
             size: stat.size,
             first_seen_ms: now_ms(),
@@ -176,11 +182,11 @@ impl Registry {
     ///
     /// Errors: [`Error::Locked`] while another process works there; [`Error::Registry`] where
     /// neither the registry nor its previous generation can be used; [`Error::State`].
-    pub fn open(folder: &Path, host: &str) -> Result<(Registry, Vec<Entry>), Error> {
+    pub fn open(folder: &Path, host: &str) -> Result<(Registry, Vec<Entry>, Replay), Error> {
         let folder = StateFolder::lock(folder)?;
         let (snapshot, format) = match find(folder.path(), host) {
             Found::Older(..) | Found::Unusable(_) if planted::is(Bug::DamageIsNothing) => {
-                (Snapshot { generation: 0, format: FORMAT, entries: Vec::new() }, None)
+                (Snapshot { generation: 0, format: FORMAT, journal: 0, entries: Vec::new() }, None)
             }
             Found::Whole(snapshot) => {
                 let format = Some(snapshot.format);
@@ -188,26 +194,28 @@ impl Registry {
             }
             Found::Older(snapshot, problem) => {
                 log::warn!(
-                    "{}: {problem}; going on from its previous generation, what was shipped since \
-                     is repeated",
+                    "{}: {problem}; going on from its previous generation and what the journals \
+                     tell of the time since",
                     folder.path().join(REGISTRY).display(),
                 );
                 (snapshot, None)
             }
             Found::Nothing if !folder.had_registry() => {
-                (Snapshot { generation: 0, format: FORMAT, entries: Vec::new() }, None)
+                (Snapshot { generation: 0, format: FORMAT, journal: 0, entries: Vec::new() }, None)
             }
             Found::Nothing => return Err(refusal(folder.path(), host, &Damage::Missing)),
             Found::Unusable(damage) => return Err(refusal(folder.path(), host, &damage)),
         };
-        let Snapshot { generation, entries, .. } = snapshot;
-        Ok((Registry { folder, host: host.into(), generation, format }, entries))
+        let Snapshot { generation, journal, mut entries, .. } = snapshot;
+        let replay = journal::replay(folder.path(), host, journal, &mut entries);
+        Ok((Registry { folder, host: host.into(), generation, format }, entries, replay))
     }
 
-    /// Replaces the registry; when this returns, the new one survives a power cut.
+    /// Replaces the registry; when this returns, the new one survives a power cut. `journal` is
+    /// the first that tells what happens after it. Returns its size in bytes.
     ///
     /// Errors: the disk's; the registry is then the one before, and another try may be made.
-    pub fn save(&mut self, entries: &mut [Entry]) -> io::Result<()> {
+    pub fn save(&mut self, entries: &mut [Entry], journal: u64) -> io::Result<u64> {
         if self.folder.hold()? {
             log::error!(
                 "the state directory {} was deleted or replaced while we worked in it: it is made \
@@ -217,13 +225,22 @@ impl Registry {
         }
         if planted::is(Bug::TwoSteps) {
             let half = &mut entries.to_vec()[..entries.len() / 2];
-            self.replace(&format::encode(self.generation + 1, &self.host, half))?;
+            self.replace(&format::encode(self.generation + 1, journal, &self.host, half))?;
         }
-        let bytes = format::encode(self.generation + 1, &self.host, entries);
+        let bytes = format::encode(self.generation + 1, journal, &self.host, entries);
         self.replace(&bytes)?;
         self.generation += 1;
         self.format = Some(FORMAT);
-        self.folder.note_registry()
+        self.folder.note_registry()?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// Replaces the registry by what a person said: no journal counts any more.
+    ///
+    /// Errors: as of [`Registry::save`].
+    pub fn save_alone(&mut self, entries: &mut [Entry]) -> io::Result<()> {
+        let journal = journal::begin_anew(self.folder.path(), &self.host)?;
+        self.save(entries, journal).map(drop)
     }
 
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
@@ -249,30 +266,71 @@ impl Registry {
     ///
     /// Errors: the thread cannot be started.
     pub fn into_saver(mut self) -> Result<Saver, Error> {
-        let (entries, to_save) = bounded::<Vec<Entry>>(1);
+        let (saves, to_save) = bounded(1);
         let (saved, results) = bounded(1);
         let folder = self.folder.watch();
         thread::Builder::new()
             .name("registry".into())
             .spawn(move || {
-                for mut entries in to_save {
-                    if saved.send(self.save(&mut entries)).is_err() {
+                for save in to_save {
+                    if saved.send(self.carry_out(save)).is_err() {
                         return;
                     }
                 }
             })
             .map_err(|source| Error::Start { attempt: "start the registry's thread", source })?;
-        Ok(Saver { entries, results, folder })
+        Ok(Saver { saves, results, folder })
+    }
+
+    fn carry_out(&mut self, save: Save) -> io::Result<Saved> {
+        match save {
+            Save::Registry { mut entries, journal } => {
+                let len = self.save(&mut entries, journal)?;
+                Ok(Saved::Registry { journal, len })
+            }
+            Save::Journal(file, path) => journal::sync(&file, &path).map(|()| Saved::Journal),
+            Save::Failed(error) => Err(error),
+        }
     }
 }
 
-/// Hands snapshots to the thread that saves them, one at a time.
+/// What the registry's thread is to do.
+#[derive(Debug)]
+pub enum Save {
+    /// Write the registry anew.
+    Registry {
+        /// All there is to remember.
+        entries: Vec<Entry>,
+        /// The first journal that tells what happens after it.
+        journal: u64,
+    },
+    /// Make sure that what was appended to the journal survives a power cut.
+    Journal(File, PathBuf),
+    /// Nothing: it failed before.
+    Failed(io::Error),
+}
+
+/// What the registry's thread did.
+#[derive(Debug)]
+pub enum Saved {
+    /// It wrote the registry.
+    Registry {
+        /// The first journal it needs.
+        journal: u64,
+        /// Unit: bytes.
+        len: u64,
+    },
+    /// It fsync'd the journal.
+    Journal,
+}
+
+/// Hands what is to be saved to the thread that does it, one at a time.
 #[derive(Debug)]
 pub struct Saver {
-    /// Takes one snapshot; the next only after its result was received.
-    pub entries: Sender<Vec<Entry>>,
-    /// One result for each snapshot.
-    pub results: Receiver<io::Result<()>>,
+    /// Takes one; the next only after its result was received.
+    pub saves: Sender<Save>,
+    /// One result for each.
+    pub results: Receiver<io::Result<Saved>>,
     /// Tells whether what was saved is still there.
     pub folder: FolderWatch,
 }
@@ -283,12 +341,14 @@ pub struct Saver {
 /// previous generation says.
 /// Errors: [`Error::Registry`].
 pub fn read(folder: &Path, host: &str) -> Result<(Option<Snapshot>, Option<String>), Error> {
-    match find(folder, host) {
-        Found::Whole(snapshot) => Ok((Some(snapshot), None)),
-        Found::Older(snapshot, problem) => Ok((Some(snapshot), Some(problem))),
-        Found::Nothing => Ok((None, None)),
-        Found::Unusable(damage) => Err(refusal(folder, host, &damage)),
-    }
+    let (mut snapshot, problem) = match find(folder, host) {
+        Found::Whole(snapshot) => (snapshot, None),
+        Found::Older(snapshot, problem) => (snapshot, Some(problem)),
+        Found::Nothing => return Ok((None, None)),
+        Found::Unusable(damage) => return Err(refusal(folder, host, &damage)),
+    };
+    journal::replay(folder, host, snapshot.journal, &mut snapshot.entries);
+    Ok((Some(snapshot), problem))
 }
 
 /// A state directory, held by this process alone, whose registry is refused.
@@ -345,7 +405,7 @@ impl Damaged {
         let kept = self.keep_damaged().map_err(failed("rename the damaged registry in"))?;
         let Damaged { folder, host } = self;
         let mut registry = Registry { folder, host, generation, format: None };
-        registry.save(entries).map_err(failed("save the registry in"))?;
+        registry.save_alone(entries).map_err(failed("save the registry in"))?;
         Ok(kept)
     }
 
@@ -457,6 +517,7 @@ mod tests {
             head: Checksum::of(b"head"),
             offset,
             guard: Checksum::of(b"guard"),
+            guard_end: None,
             done: false,
             size: offset,
             first_seen_ms: 7,
@@ -466,7 +527,7 @@ mod tests {
     }
 
     fn open(folder: &Path) -> Result<(Registry, Vec<Entry>), Error> {
-        Registry::open(folder, "h")
+        Registry::open(folder, "h").map(|(registry, entries, _)| (registry, entries))
     }
 
     #[test]
@@ -476,7 +537,7 @@ mod tests {
         assert_eq!(entries, []);
         let not_utf8 = Path::new(std::ffi::OsStr::from_bytes(b"/l/\xff.log"));
         let second = Entry { name: StoredPath::from(not_utf8), ..entry("", 2) };
-        registry.save(&mut [second.clone(), entry("/l/server.log", 1)]).expect("saved");
+        registry.save(&mut [second.clone(), entry("/l/server.log", 1)], 0).expect("saved");
         drop(registry);
         let (_registry, entries) = open(folder.path()).expect("loaded");
         assert_eq!(entries, [entry("/l/server.log", 1), second.clone()]);
@@ -489,8 +550,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut registry, _) = open(folder.path()).expect("first start");
         let before = [entry("/l/server.log", 1)];
-        registry.save(&mut before.clone()).expect("saved");
-        registry.save(&mut [entry("/l/server.log", 2)]).expect("saved");
+        registry.save(&mut before.clone(), 0).expect("saved");
+        registry.save(&mut [entry("/l/server.log", 2)], 0).expect("saved");
         drop(registry);
         let path = folder.path().join("registry.json");
         let whole = fs::read(&path).expect("read");
@@ -511,13 +572,13 @@ mod tests {
     fn a_damaged_registry_never_takes_the_place_of_its_previous_generation() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut registry, _) = open(folder.path()).expect("first start");
-        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved");
-        registry.save(&mut [entry("/l/server.log", 2)]).expect("saved");
+        registry.save(&mut [entry("/l/server.log", 1)], 0).expect("saved");
+        registry.save(&mut [entry("/l/server.log", 2)], 0).expect("saved");
         drop(registry);
         let previous = fs::read(folder.path().join(PREVIOUS)).expect("read");
         fs::write(folder.path().join(REGISTRY), "damaged").expect("written");
         let (mut registry, _) = open(folder.path()).expect("previous generation");
-        registry.save(&mut [entry("/l/server.log", 3)]).expect("saved");
+        registry.save(&mut [entry("/l/server.log", 3)], 0).expect("saved");
         assert_eq!(fs::read(folder.path().join(PREVIOUS)).expect("read"), previous);
         let kept = fs::read(folder.path().join("registry.json.damaged-1")).expect("kept");
         assert_eq!(kept, b"damaged");
@@ -538,7 +599,7 @@ mod tests {
         // Died before its first save.
         drop(open(folder.path()).expect("first start"));
         let (mut registry, _) = open(folder.path()).expect("first start, again");
-        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved");
+        registry.save(&mut [entry("/l/server.log", 1)], 0).expect("saved");
         drop(registry);
         for name in [REGISTRY, PREVIOUS] {
             let _ = fs::remove_file(folder.path().join(name));
@@ -554,14 +615,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let golden = include_bytes!("../../tests/data/registry/format-1.json");
         fs::write(folder.path().join(REGISTRY), golden).expect("written");
-        let (mut registry, mut entries) =
+        let (mut registry, mut entries, _) =
             Registry::open(folder.path(), "kafka-1").expect("format 1");
-        registry.save(&mut entries).expect("saved");
-        registry.save(&mut entries).expect("saved");
+        registry.save(&mut entries, 0).expect("saved");
+        registry.save(&mut entries, 0).expect("saved");
         drop(registry);
         let kept = fs::read(folder.path().join("registry.json.v1")).expect("kept");
         assert_eq!(kept, golden);
-        let (_registry, again) = Registry::open(folder.path(), "kafka-1").expect("format 2");
+        let (_registry, again, _) = Registry::open(folder.path(), "kafka-1").expect("format 2");
         assert_eq!(again, entries);
     }
 
@@ -569,7 +630,7 @@ mod tests {
     fn what_is_newer_or_foreign_is_refused_and_never_replaced_by_an_older_generation() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut registry, _) = open(folder.path()).expect("first");
-        registry.save(&mut []).expect("saved");
+        registry.save(&mut [], 0).expect("saved");
         drop(registry);
         let (registry, previous) = (folder.path().join(REGISTRY), folder.path().join(PREVIOUS));
         fs::rename(&registry, &previous).expect("renamed");
@@ -586,7 +647,7 @@ mod tests {
     fn a_second_process_and_another_host_are_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut registry, _) = open(folder.path()).expect("first");
-        registry.save(&mut []).expect("saved");
+        registry.save(&mut [], 0).expect("saved");
         assert_eq!(open(folder.path()).expect_err("locked").exit_code(), 75);
         drop(registry);
         let other = Registry::open(folder.path(), "other").expect_err("another host");
@@ -600,7 +661,7 @@ mod tests {
         let folder = parent.path().join("state");
         let (mut registry, _) = open(&folder).expect("first start");
         let watch = registry.folder.watch();
-        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved");
+        registry.save(&mut [entry("/l/server.log", 1)], 0).expect("saved");
         for replaced in [false, true] {
             assert!(watch.is_in_place());
             fs::remove_dir_all(&folder).expect("removed");
@@ -608,7 +669,7 @@ mod tests {
                 fs::create_dir(&folder).expect("made");
             }
             assert!(!watch.is_in_place());
-            registry.save(&mut [entry("/l/server.log", 2)]).expect("saved");
+            registry.save(&mut [entry("/l/server.log", 2)], 0).expect("saved");
         }
         drop(registry);
         let (_registry, entries) = open(&folder).expect("loaded");
@@ -619,13 +680,13 @@ mod tests {
     fn a_temporary_file_that_a_crash_left_is_not_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut registry, _) = open(folder.path()).expect("first start");
-        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved");
+        registry.save(&mut [entry("/l/server.log", 1)], 0).expect("saved");
         drop(registry);
         // Whole, and newer: but nobody says that it was ever meant to be the registry.
-        let newer = format::encode(9, "h", &mut [entry("/l/server.log", 2)]);
+        let newer = format::encode(9, 0, "h", &mut [entry("/l/server.log", 2)]);
         fs::write(folder.path().join(TEMPORARY), newer).expect("written");
         let (mut registry, entries) = open(folder.path()).expect("loaded");
         assert_eq!(entries, [entry("/l/server.log", 1)]);
-        registry.save(&mut [entry("/l/server.log", 3)]).expect("saved over it");
+        registry.save(&mut [entry("/l/server.log", 3)], 0).expect("saved over it");
     }
 }

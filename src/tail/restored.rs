@@ -54,6 +54,18 @@ impl Restored {
         Some(entry)
     }
 
+    /// Returns what is remembered of a life of a file.
+    pub(super) fn life(&self, of: &Entry) -> Option<&Entry> {
+        let entries = self.by_ino.get(&of.inode.ino)?;
+        entries.iter().find(|entry| (entry.btime_ns, entry.life) == (of.btime_ns, of.life))
+    }
+
+    /// As [`Restored::life`].
+    pub(super) fn life_mut(&mut self, of: &Entry) -> Option<&mut Entry> {
+        let entries = self.by_ino.get_mut(&of.inode.ino)?;
+        entries.iter_mut().find(|entry| (entry.btime_ns, entry.life) == (of.btime_ns, of.life))
+    }
+
     /// Forgets the entries that `keep` does not want, and returns them.
     pub(super) fn split_off(&mut self, mut keep: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let all: Vec<Entry> = std::mem::take(&mut self.by_ino).into_values().flatten().collect();

@@ -125,6 +125,7 @@ pub fn send(
         partition,
         records: arena(samples),
         spans: vec![Span::new(SourceId(1), id, id + 1)],
+        stamp: None,
     };
     producer.send(batch, reply);
 }

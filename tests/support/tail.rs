@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use log_shipper::tail::registry;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use tempfile::TempDir;
@@ -14,6 +15,9 @@ use super::{Record, Shipper, TopicReader, wait_for};
 
 /// Longest wait for anything; far more than anything takes on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// The host of every scene.
+pub const HOST: &str = "h1";
 
 /// The topic of every scene.
 pub const TOPIC: &str = "logs";
@@ -186,11 +190,15 @@ impl Scene {
         self.values()
     }
 
-    /// Waits until the registry that is saved says this of a file.
+    /// Waits until the registry that is saved, or its journal, says this of a file.
     pub fn wait_for_entry(&self, name: &str, says: &str) {
-        let path = self.state_dir().join("registry.json");
         let name = format!("\"name\":{:?}", self.logs.path(name));
-        let read = || fs::read_to_string(&path).unwrap_or_default();
+        let read = || {
+            let snapshot = registry::read(&self.state_dir(), HOST).ok().and_then(|read| read.0);
+            let entries = snapshot.map(|snapshot| snapshot.entries).unwrap_or_default();
+            let line = |entry| serde_json::to_string(entry).expect("JSON") + "\n";
+            entries.iter().map(line).collect::<String>()
+        };
         let look = || read().lines().any(|l| l.contains(&name) && l.contains(says)).then_some(());
         wait_for(LIMIT, &format!("{says} of {name}"), look, read);
     }

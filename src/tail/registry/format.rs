@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// The format it was written in.
     pub format: u32,
+    /// The first journal that tells what has happened since; 0 if there is none.
+    pub journal: u64,
     /// What is remembered of each life of a file.
     pub entries: Vec<Entry>,
 }
@@ -74,6 +76,8 @@ struct AnyHeader {
 #[derive(Deserialize)]
 struct Origin {
     generation: u64,
+    #[serde(default)]
+    journal: u64,
     host: String,
 }
 
@@ -88,6 +92,8 @@ struct Header<'a> {
     /// The version of shipper that wrote it.
     written_by: &'a str,
     generation: u64,
+    /// The first journal that tells what has happened since.
+    journal: u64,
     /// Who wrote it; a copy on another host must not be taken for its own.
     host: &'a str,
     /// Bytes that follow the header line.
@@ -95,7 +101,7 @@ struct Header<'a> {
 }
 
 /// Returns the bytes of a registry; the entries stand in it sorted by path, inode and life.
-pub fn encode(generation: u64, host: &str, entries: &mut [Entry]) -> Vec<u8> {
+pub fn encode(generation: u64, journal: u64, host: &str, entries: &mut [Entry]) -> Vec<u8> {
     const INFALLIBLE: &str = "structs of texts and numbers are JSON";
     entries.sort_by(|a, b| (&a.path, a.inode.ino, a.life).cmp(&(&b.path, b.inode.ino, b.life)));
     let mut body = Vec::with_capacity(entries.len() * 640);
@@ -109,6 +115,7 @@ pub fn encode(generation: u64, host: &str, entries: &mut [Entry]) -> Vec<u8> {
         min_reader: MIN_READER,
         written_by: env!("CARGO_PKG_VERSION"),
         generation,
+        journal,
         host,
         len: body.len() as u64,
     };
@@ -153,7 +160,8 @@ pub fn decode(bytes: &[u8], host: &str) -> Result<Snapshot, Damage> {
     let lines = body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     let entries: Result<Vec<Entry>, _> = lines.map(serde_json::from_slice).collect();
     let entries = entries.map_err(|error| damaged(format!("an entry cannot be read: {error}")))?;
-    Ok(Snapshot { generation: origin.generation, format: header.format, entries })
+    let Origin { generation, journal, .. } = origin;
+    Ok(Snapshot { generation, format: header.format, journal, entries })
 }
 
 #[cfg(test)]
@@ -210,7 +218,7 @@ mod tests {
         let golden = decode(FORMAT_2, "kafka-1").expect("format 2");
         let mut entries = golden.entries;
         entries.reverse();
-        let mut written = encode(golden.generation, "kafka-1", &mut entries);
+        let mut written = encode(golden.generation, golden.journal, "kafka-1", &mut entries);
         let ours = format!("\"written_by\":\"{}\"", env!("CARGO_PKG_VERSION"));
         if ours != "\"written_by\":\"0.1.0\"" {
             written = with_header(&written, &ours, "\"written_by\":\"0.1.0\"");

@@ -1,0 +1,673 @@
+//! Going on as the same producer after a crash.
+//!
+//! What the journal says of batches that were sent and not settled is held against what their
+//! partition knows, before anything of their streams is read:
+//!
+//! 1. The partition's leader names the last sequence number it has of our producer id: batches up
+//!    to it are appended.
+//! 2. The last of those, and all behind it, are built again from their ground and sent under their
+//!    old sequence numbers. The broker recognises the one it has, and its answer tells that this
+//!    and all before it are replicated: their ground is settled with it. A request of the dead
+//!    process that still arrives is likewise a repeat that the broker recognises.
+//! 3. Where that cannot be, the partition is read back: the records in it that name this host tell
+//!    which ground is settled, and the rest is read as if it had never been sent. That is so where
+//!    the broker has forgotten the producer id, or knows of more than the journal does (after a
+//!    power cut, or a full disk); where batches had been cut, or their ground is gone or now cut
+//!    differently.
+//! 4. Where Read is not granted, the batches are sent again on trust, and the broker, which
+//!    remembers the last five, most likely recognises them; what it has no number for is read again
+//!    and counted as `records_maybe_repeated`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::journal::{Replay, ReplayedBatch, Segment, SentBatch};
+use super::multiline::EventBuffer;
+use super::registry::Entry;
+use super::restored::Restored;
+use super::{Content, Hub, Life};
+use crate::batch::Batch;
+use crate::kafka::producer::LastSequence;
+use crate::kafka::read_back::{Beginning, Found, Outcome, ReadBackError, read_back};
+use crate::kafka::record_batch::{RecordArena, now_ms, sequence_after};
+use crate::record::{BatchId, SourceId, Span};
+
+/// Bytes that are read back of one partition at most: some seconds of work, and more than one host
+/// sends between two saves of the registry.
+const READ_BACK_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// A partition by topic and number.
+type PartitionName = (Arc<str>, i32);
+
+/// Ground of each life by its file id, as ranges of bytes that stand in the topic.
+pub(super) type Arrivals = HashMap<String, Ranges>;
+
+/// Ranges of bytes, merged where they meet.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    pub(super) fn insert(&mut self, start: u64, end: u64) {
+        let (mut start, mut end) = (start, end);
+        while let Some((&other, &other_end)) = self.0.range(..=end).next_back()
+            && other_end >= start
+        {
+            self.0.remove(&other);
+            start = start.min(other);
+            end = end.max(other_end);
+        }
+        self.0.insert(start, end);
+    }
+
+    /// Whether `[start, end)` lies in one of them.
+    pub(super) fn covers(&self, start: u64, end: u64) -> bool {
+        self.0.range(..=start).next_back().is_some_and(|(_, covered)| end <= *covered)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|(start, end)| (*start, *end))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<const N: usize> From<[(u64, u64); N]> for Ranges {
+    fn from(ranges: [(u64, u64); N]) -> Ranges {
+        Ranges(ranges.into())
+    }
+}
+
+/// What is still to be found out after a crash.
+pub(super) struct Resume {
+    partitions: HashMap<PartitionName, Resuming>,
+    next_offsets: BTreeMap<(String, i32), i64>,
+    /// Batches may have been sent that the journal does not know: each partition is read back
+    /// before its streams are read.
+    is_incomplete: bool,
+    /// What had arrived before a batch that is sent again, and is settled with it.
+    arrived: HashMap<BatchId, Vec<BatchId>>,
+    /// Lives of open batches that cannot be read now.
+    absent: HashMap<SourceId, Entry>,
+    /// Partitions that are done with.
+    done: HashSet<PartitionName>,
+    read_back: Sender<ReadBack>,
+    /// What was read back.
+    pub(super) results: Receiver<ReadBack>,
+    /// Ends the threads that read back, with the hub.
+    stop: (Sender<()>, Receiver<()>),
+}
+
+/// One partition that streams wait for.
+#[derive(Default)]
+struct Resuming {
+    batches: Vec<ReplayedBatch>,
+    streams: HashSet<usize>,
+}
+
+/// What one partition was found to hold.
+pub(super) struct ReadBack {
+    partition: PartitionName,
+    found: Vec<Found>,
+    result: Result<Outcome, ReadBackError>,
+}
+
+impl Default for Resume {
+    fn default() -> Resume {
+        let (read_back, results) = unbounded();
+        Resume {
+            partitions: HashMap::new(),
+            next_offsets: BTreeMap::new(),
+            is_incomplete: false,
+            arrived: HashMap::new(),
+            absent: HashMap::new(),
+            done: HashSet::new(),
+            read_back,
+            results,
+            stop: bounded(0),
+        }
+    }
+}
+
+impl Hub<'_> {
+    /// Takes over what an earlier process had under way; to be called once, after the first scan.
+    pub(super) fn begin_resume(&mut self, replay: Replay) {
+        let Replay { batches, sources, next_offsets, is_incomplete, .. } = replay;
+        for ((topic, partition), offset) in &next_offsets {
+            self.journal.next_offset(topic, *partition, *offset);
+        }
+        self.resume.next_offsets = next_offsets;
+        self.resume.is_incomplete = is_incomplete;
+        if is_incomplete {
+            log::warn!(
+                "the host was started again, or the journal is gone: what was sent last is read \
+                 back from the topic"
+            );
+        }
+        let n_open = batches.iter().filter(|batch| !batch.is_settled).count();
+        if n_open > 0 {
+            log::info!("{n_open} batches were under way when the last process ended");
+        }
+
+        let mut translated = HashMap::new();
+        for (old, entry) in sources {
+            let is_it = |life: &&Life| {
+                // One that goes on in its copy has the inode of that.
+                let has_its_id = entry.file_id.is_some() && life.file_id == entry.file_id;
+                let stat = life.harvester.stat();
+                let is_file = (stat.inode.ino, stat.btime_ns) == (entry.inode.ino, entry.btime_ns);
+                has_its_id || (is_file && life.number == entry.life)
+            };
+            let life = self.lives.values().find(is_it).map(|life| life.source);
+            let new = life.unwrap_or_else(|| self.new_source());
+            if life.is_none() {
+                self.resume.absent.insert(new, entry);
+            }
+            translated.insert(old, new);
+        }
+        for mut batch in batches {
+            for segment in &mut batch.sent.ground {
+                let new = translated.get(&segment.source).copied();
+                segment.source = new.unwrap_or_else(|| self.new_source());
+            }
+            batch.sent.batch = BatchId(self.next_batch);
+            self.next_batch += 1;
+            self.journal.replayed(batch.clone());
+            self.hold_streams(batch);
+        }
+        let partitions: Vec<PartitionName> = self.resume.partitions.keys().cloned().collect();
+        partitions.into_iter().for_each(|partition| self.ask(partition));
+    }
+
+    /// Whether it is not known yet what of an earlier process's batches had arrived.
+    pub(super) fn is_resuming(&self) -> bool {
+        !self.resume.partitions.is_empty()
+    }
+
+    fn new_source(&mut self) -> SourceId {
+        self.next_source += 1;
+        SourceId(self.next_source - 1)
+    }
+
+    /// Keeps the streams of a batch from being read until its fate is known.
+    fn hold_streams(&mut self, batch: ReplayedBatch) {
+        let name = (Arc::from(batch.sent.topic.as_str()), batch.sent.partition);
+        let resuming = self.resume.partitions.entry(name).or_default();
+        for segment in &batch.sent.ground {
+            if let Some(life) = self.lives.get(&segment.source)
+                && resuming.streams.insert(life.stream)
+            {
+                self.streams[life.stream].n_holds += 1;
+            }
+        }
+        resuming.batches.push(batch);
+    }
+
+    /// Holds a stream, once its partition is known, if that must be read back before.
+    pub(super) fn hold_if_incomplete(&mut self, stream: usize, topic: &Arc<str>, partition: i32) {
+        let name = (topic.clone(), partition);
+        if !self.resume.is_incomplete || self.resume.done.contains(&name) {
+            return;
+        }
+        let is_new = !self.resume.partitions.contains_key(&name);
+        if self.resume.partitions.entry(name.clone()).or_default().streams.insert(stream) {
+            self.streams[stream].n_holds += 1;
+        }
+        if is_new {
+            self.read_back(name);
+        }
+    }
+
+    /// Begins to find out what of a partition's batches has arrived.
+    fn ask(&mut self, name: PartitionName) {
+        let batches = &self.resume.partitions[&name].batches;
+        let open: Vec<&SentBatch> =
+            batches.iter().filter(|batch| !batch.is_settled).map(|batch| &batch.sent).collect();
+        let follow = open.windows(2).all(|pair| match (pair[0].stamp, pair[1].stamp) {
+            (Some(first), Some(second)) => {
+                (first.producer_id, first.epoch) == (second.producer_id, second.epoch)
+                    && second.base_sequence
+                        == sequence_after(first.base_sequence, pair[0].n_records)
+            }
+            _ => false,
+        });
+        match open.first().and_then(|batch| batch.stamp) {
+            Some(stamp) if follow && !self.resume.is_incomplete => {
+                self.producer.ask_last_sequence(&name.0, name.1, stamp.producer_id, &self.replies);
+            }
+            _ if open.is_empty() && !self.resume.is_incomplete => {
+                self.read_open_again(&name, false);
+            }
+            _ => self.read_back(name),
+        }
+    }
+
+    pub(super) fn on_last_sequence(
+        &mut self,
+        topic: &Arc<str>,
+        partition: i32,
+        known: LastSequence,
+    ) {
+        let name = (topic.clone(), partition);
+        let Some(resuming) = self.resume.partitions.get(&name) else {
+            return;
+        };
+        let open = || resuming.batches.iter().filter(|batch| !batch.is_settled);
+        let stamp_of = |batch: &ReplayedBatch| batch.sent.stamp.expect("asked only where all are");
+        let subject = format!("topic {topic:?} partition {partition}");
+        match known {
+            LastSequence::Known(epoch, last) if last >= 0 => {
+                let next = sequence_after(last, 1);
+                let is_epoch = open().all(|batch| stamp_of(batch).epoch == epoch);
+                // The first that did not arrive follows what did; all arrived, or none, where it
+                // is the one behind the last, or the first.
+                let starts = open().map(|batch| stamp_of(batch).base_sequence);
+                let mut ends = open().map(|batch| {
+                    sequence_after(stamp_of(batch).base_sequence, batch.sent.n_records)
+                });
+                let n_arrived = starts.chain(ends.next_back()).position(|start| start == next);
+                let (n_open, producer_id) =
+                    (open().count(), open().next().map(|batch| stamp_of(batch).producer_id));
+                match n_arrived.filter(|_| is_epoch) {
+                    Some(n_arrived) => {
+                        log::info!(
+                            "{subject}: going on as producer {}, {n_arrived} of {n_open} batches \
+                             had arrived",
+                            producer_id.unwrap_or(-1)
+                        );
+                        // The leader has appended them; that they are replicated, too, only the
+                        // answer to the last of them tells.
+                        if !self.send_open_again(&name, n_arrived.saturating_sub(1)) {
+                            self.read_back(name);
+                        }
+                    }
+                    None => {
+                        log::warn!(
+                            "{subject}: it has records of this producer that the journal does not \
+                             know, or has lost some; reading it back"
+                        );
+                        self.read_back(name);
+                    }
+                }
+            }
+            LastSequence::Known(..) | LastSequence::Forgotten => {
+                log::info!("{subject}: the broker knows nothing of this producer; reading it back");
+                self.read_back(name);
+            }
+            LastSequence::Untold(reason) => {
+                log::warn!(
+                    "{subject}: cannot ask which batches had arrived: {reason}; sending them again \
+                     and trusting the broker to recognise them"
+                );
+                if !self.send_open_again(&name, 0) {
+                    self.read_back(name);
+                }
+            }
+        }
+    }
+
+    /// Begins to read a partition back, on a thread of its own.
+    fn read_back(&mut self, partition: PartitionName) {
+        let kafka = self.config.kafka.clone();
+        let host = self.config.host.clone();
+        let key = (partition.0.to_string(), partition.1);
+        let from = self.resume.next_offsets.get(&key).copied().unwrap_or(-1);
+        let (results, stop) = (self.resume.read_back.clone(), self.resume.stop.1.clone());
+        let name = partition.clone();
+        let thread = thread::Builder::new().name("read-back".into()).spawn(move || {
+            let mut found = Vec::new();
+            let (topic, number) = (&partition.0, partition.1);
+            let mut visit = |record: &Found| found.push(record.clone());
+            let bound = READ_BACK_BYTES_MAX;
+            let result = read_back(&kafka, topic, number, from, &host, bound, &stop, &mut visit);
+            // Fails only when the hub is gone.
+            let _ = results.send(ReadBack { partition, found, result });
+        });
+        if let Err(error) = thread {
+            log::error!("cannot start reading back: {error}");
+            self.read_open_again(&name, true);
+        }
+    }
+
+    pub(super) fn on_read_back(&mut self, read_back: ReadBack) {
+        let ReadBack { partition, found, result } = read_back;
+        let subject = format!("topic {:?} partition {}", partition.0, partition.1);
+        let is_whole = match result {
+            Ok(outcome) => {
+                log::info!(
+                    "{subject}: read back offsets {} to {}: {} of {} records are of this host",
+                    outcome.from,
+                    outcome.to,
+                    outcome.n_found,
+                    outcome.n_records
+                );
+                self.journal.next_offset(&partition.0, partition.1, outcome.to);
+                !outcome.bound_reached && outcome.beginning != Beginning::Gone
+            }
+            Err(ReadBackError::Stopped) => return,
+            Err(error) => {
+                log::warn!("{subject}: {error}; what was under way is sent again");
+                false
+            }
+        };
+        for Found { file_id, offset, length, .. } in found {
+            self.arrivals.entry(file_id).or_default().insert(offset, offset + length);
+        }
+        let name_of = |life: &Life| life.file_id.clone().map(|file_id| (life.source, file_id));
+        let lives: Vec<(SourceId, String)> = self.lives.values().filter_map(name_of).collect();
+        for (source, file_id) in lives {
+            if let Some(ranges) = self.arrivals.remove(&file_id) {
+                self.keep_arrived(source, ranges);
+            }
+        }
+        self.read_open_again(&partition, !is_whole);
+    }
+
+    /// Sends the open batches of a partition again, but for the first `n_arrived`, which are
+    /// settled with the next; `false`, with nothing done, where one does not come out as it was.
+    fn send_open_again(&mut self, name: &PartitionName, n_arrived: usize) -> bool {
+        let Some(Resuming { batches, streams }) = self.resume.partitions.remove(name) else {
+            return true;
+        };
+        for batch in &batches {
+            self.open_lives(&batch.sent);
+        }
+        let Some(arenas) = self.build_again(&batches, n_arrived) else {
+            self.resume.partitions.insert(name.clone(), Resuming { batches, streams });
+            return false;
+        };
+        let mut arenas = arenas.into_iter();
+        let (mut n_open, mut arrived, mut spans) = (0, Vec::new(), Vec::new());
+        for ReplayedBatch { sent, is_settled } in batches {
+            self.go_on_behind(&sent, &mut spans);
+            n_open += usize::from(!is_settled);
+            if is_settled {
+                // Its ground goes with the next batch, or by itself at the end.
+            } else if n_open <= n_arrived {
+                arrived.push(sent.batch);
+            } else {
+                let records = arenas.next().expect("one for each that is sent again");
+                self.resume.arrived.insert(sent.batch, std::mem::take(&mut arrived));
+                self.send_again(sent, records, std::mem::take(&mut spans));
+            }
+        }
+        self.ledger.take(&spans);
+        self.ledger.settle(&spans);
+        self.end_resume(name, streams);
+        true
+    }
+
+    /// Settles, with a batch that was sent again, what had arrived before it.
+    pub(super) fn settle_with(&mut self, batch: BatchId) {
+        for arrived in self.resume.arrived.remove(&batch).unwrap_or_default() {
+            self.journal.settled(arrived, None);
+            self.counters.batches_found.add(1);
+        }
+    }
+
+    /// Lets the ground of the open batches of a partition be read as if they had not been sent.
+    /// `in_doubt`: what is sent again may stand in the topic.
+    fn read_open_again(&mut self, name: &PartitionName, in_doubt: bool) {
+        let Some(Resuming { batches, streams }) = self.resume.partitions.remove(name) else {
+            return;
+        };
+        for ReplayedBatch { sent, is_settled } in batches {
+            self.journal.void(sent.batch);
+            if is_settled {
+                for Segment { source, start, end, .. } in sent.ground {
+                    match self.resume.absent.get(&source) {
+                        Some(entry) => settle_absent(&mut self.restored, entry, start, end),
+                        None => self.keep_arrived(source, Ranges::from([(start, end)])),
+                    }
+                }
+            } else {
+                self.read_again(&sent, in_doubt);
+            }
+        }
+        self.end_resume(name, streams);
+    }
+
+    fn end_resume(&mut self, name: &PartitionName, streams: HashSet<usize>) {
+        self.resume.done.insert(name.clone());
+        for stream in streams {
+            self.streams[stream].n_holds -= 1;
+            self.release(stream);
+        }
+    }
+
+    /// Opens the files of a batch that are parked, as far as may be.
+    fn open_lives(&mut self, sent: &SentBatch) {
+        for segment in &sent.ground {
+            let Some(mut life) = self.lives.remove(&segment.source) else {
+                continue;
+            };
+            if let Err(error) = self.reopen(&mut life) {
+                log::warn!("{}: cannot be opened again: {error}", life.name.display());
+            }
+            self.lives.insert(segment.source, life);
+        }
+    }
+
+    /// Notes ground that is not to be sent again when it is read.
+    fn keep_arrived(&mut self, source: SourceId, ranges: Ranges) {
+        let Some(life) = self.lives.get_mut(&source) else {
+            return;
+        };
+        let segment = |(start, end)| Segment { source, start, end, continued: false };
+        self.journal.passed(BatchId(self.next_batch), ranges.iter().map(segment).collect());
+        self.next_batch += 1;
+        for (start, end) in ranges.iter() {
+            life.arrived.insert(start, end);
+            // Records of a life arrive in order: what is not there before one that is was there,
+            // and is compacted or deleted, or was refused.
+            life.doubtful_end = life.doubtful_end.max(end);
+        }
+    }
+
+    /// Lets the ground of a batch be read as if it had not been sent.
+    fn read_again(&mut self, sent: &SentBatch, in_doubt: bool) {
+        self.counters.batches_reread.add(1);
+        for segment in &sent.ground {
+            let is_found = self.is_found(segment);
+            match self.lives.get_mut(&segment.source) {
+                Some(life) if in_doubt => {
+                    life.doubtful_end = life.doubtful_end.max(segment.end);
+                }
+                Some(_) => {}
+                None if is_found => {}
+                None => log::warn!(
+                    "{} bytes that were under way are gone: their file is deleted, truncated or \
+                     out of reach, and it is not known that they had arrived: topic={} \
+                     partition={} bytes={}..{}",
+                    segment.end - segment.start,
+                    sent.topic,
+                    sent.partition,
+                    segment.start,
+                    segment.end
+                ),
+            }
+        }
+    }
+
+    /// Whether ground of a life that cannot be read was read back.
+    fn is_found(&self, segment: &Segment) -> bool {
+        let entry = self.resume.absent.get(&segment.source);
+        let ranges = entry.and_then(|entry| self.arrivals.get(entry.file_id.as_ref()?));
+        ranges.is_some_and(|ranges| ranges.covers(segment.start, segment.end))
+    }
+
+    fn send_again(&mut self, sent: SentBatch, records: RecordArena, spans: Vec<Span>) {
+        self.ledger.take(&spans);
+        self.under_way += 1;
+        self.records_under_way += u64::from(sent.n_records);
+        self.counters.batches_resent.add(1);
+        let batch = Batch {
+            id: sent.batch,
+            topic: sent.topic.into(),
+            partition: sent.partition,
+            records,
+            spans,
+            stamp: sent.stamp,
+        };
+        self.producer.send(batch, &self.replies);
+    }
+
+    /// Sets the lives of a batch behind its ground, and adds that to `spans`.
+    fn go_on_behind(&mut self, sent: &SentBatch, spans: &mut Vec<Span>) {
+        for Segment { source, start, end, .. } in &sent.ground {
+            match spans.iter_mut().find(|span| span.source == *source) {
+                Some(span) => span.end = *end,
+                None => spans.push(Span::new(*source, *start, *end)),
+            }
+            let life = self.lives.get_mut(source).expect("build_again() has seen it");
+            let input = &self.streams[life.stream].input;
+            life.events =
+                EventBuffer::new(*end, input.line_bytes_max, input.event_bytes_max, false);
+            if let Err(error) = life.harvester.go_on_at(*end) {
+                log::warn!("{}: cannot be read: {error}", life.name.display());
+            }
+        }
+    }
+
+    /// Builds batches again from their ground, but for the first `n_arrived` of the open ones;
+    /// `None` where one does not come out as it was, or cannot.
+    fn build_again(
+        &mut self,
+        batches: &[ReplayedBatch],
+        n_arrived: usize,
+    ) -> Option<Vec<RecordArena>> {
+        let mut arenas = Vec::new();
+        let mut n_open = 0;
+        let mut offsets = HashMap::new();
+        for ReplayedBatch { sent, is_settled } in batches {
+            let subject = format!("topic {:?} partition {}", sent.topic, sent.partition);
+            if !self.follows(sent, &mut offsets) {
+                log::warn!("{subject}: not all files of a batch that was under way can be read");
+                return None;
+            }
+            n_open += usize::from(!is_settled);
+            if *is_settled || n_open <= n_arrived {
+                continue;
+            }
+            match self.build_batch(sent) {
+                Ok(records) if records.count() == sent.n_records => arenas.push(records),
+                Ok(records) => {
+                    log::warn!(
+                        "{subject}: a batch of {} records is one of {} now, for the configuration \
+                         or the file has changed",
+                        sent.n_records,
+                        records.count()
+                    );
+                    return None;
+                }
+                Err(error) => {
+                    log::warn!("{subject}: cannot build a batch again: {error}");
+                    return None;
+                }
+            }
+        }
+        Some(arenas)
+    }
+
+    /// Whether all the ground of a batch comes right behind what is before it; `offsets` is what
+    /// came before it of each life.
+    fn follows(&self, sent: &SentBatch, offsets: &mut HashMap<SourceId, u64>) -> bool {
+        sent.ground.iter().all(|segment| {
+            let Some(life) = self.lives.get(&segment.source) else {
+                return false;
+            };
+            let is_readable = !life.harvester.is_parked() && life.content == Content::Own;
+            let offset = offsets.entry(life.source).or_insert(life.events.event_offset());
+            is_readable && std::mem::replace(offset, segment.end) == segment.start
+        })
+    }
+
+    fn build_batch(&mut self, sent: &SentBatch) -> io::Result<RecordArena> {
+        let mut records = self.spare.pop().unwrap_or_default();
+        let timestamp_ms = now_ms();
+        for segment in &sent.ground {
+            let mut life = self.lives.remove(&segment.source).expect("follows() has seen it");
+            let built = self.build_segment(&mut life, segment, timestamp_ms, &mut records);
+            self.lives.insert(life.source, life);
+            built?;
+        }
+        Ok(records)
+    }
+
+    fn build_segment(
+        &mut self,
+        life: &mut Life,
+        segment: &Segment,
+        timestamp_ms: i64,
+        records: &mut RecordArena,
+    ) -> io::Result<()> {
+        let input = Arc::clone(&self.streams[life.stream].input);
+        let mut events = EventBuffer::new(
+            segment.start,
+            input.line_bytes_max,
+            input.event_bytes_max,
+            segment.continued,
+        );
+        let (mut n_events, mut n_lines) = (0, 0);
+        while events.event_offset() < segment.end {
+            let Some(event) = events.peek(&input.multiline) else {
+                if life.harvester.read_again(&mut events, segment.end)? == 0 {
+                    if events.read_offset() < segment.end {
+                        return Err(io::Error::other("the file is shorter than it was"));
+                    }
+                    events.finish(&input.multiline);
+                    if events.peek(&input.multiline).is_none() {
+                        return Err(io::Error::other("its ground ends amid an event"));
+                    }
+                }
+                continue;
+            };
+            if life.origin.is_none() {
+                let content = events.content(&event).to_vec();
+                self.name_life(life, &content);
+            }
+            let origin = life.origin.as_ref().expect("named above");
+            let content = events.content(&event);
+            origin.encode(timestamp_ms, &event, content, &mut self.scratch, records);
+            n_events += 1;
+            n_lines += u64::from(event.n_lines);
+            events.consume();
+        }
+        self.counters.bytes_read.add(segment.end - segment.start);
+        self.counters.events_read.add(n_events);
+        self.counters.lines_read.add(n_lines);
+        Ok(())
+    }
+}
+
+/// Moves the offset of what is remembered of a file that cannot be read now over ground that
+/// arrived.
+fn settle_absent(restored: &mut Restored, of: &Entry, start: u64, end: u64) {
+    if let Some(entry) = restored.life_mut(of).filter(|entry| entry.offset == start) {
+        entry.guard_end.get_or_insert(entry.offset);
+        entry.offset = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_meet_are_one() {
+        let mut ranges = Ranges::default();
+        for (start, end) in [(10, 20), (30, 40), (20, 30), (50, 60)] {
+            ranges.insert(start, end);
+        }
+        assert_eq!(ranges.iter().collect::<Vec<_>>(), [(10, 40), (50, 60)]);
+        assert!(ranges.covers(10, 40) && ranges.covers(55, 60));
+        assert!(!ranges.covers(9, 11) && !ranges.covers(39, 41) && !ranges.covers(40, 50));
+        ranges.insert(0, 100);
+        assert_eq!(ranges.iter().collect::<Vec<_>>(), [(0, 100)]);
+    }
+}
