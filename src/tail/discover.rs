@@ -42,6 +42,14 @@ pub struct Found {
     pub is_sibling: bool,
 }
 
+impl Found {
+    /// Tells whether its name still leads to it.
+    pub fn is_in_place(&self) -> bool {
+        let now = fs::symlink_metadata(&self.path);
+        now.is_ok_and(|metadata| Stat::from(&metadata).inode == self.stat.inode)
+    }
+}
+
 /// What a scan saw.
 #[derive(Debug, Default)]
 pub struct Scan {

@@ -132,6 +132,11 @@ impl Hub<'_> {
         }
         self.find_siblings(&mut arrivals);
         for (stream, mut found) in arrivals {
+            if !first && !found.iter().all(Found::is_in_place) {
+                // Renamed since it was found: its successors must not be read before it.
+                self.scan_soon();
+                continue;
+            }
             let path = &self.streams[stream].path;
             found.sort_by_cached_key(|found| {
                 let Found { path: name, stat, .. } = found;

@@ -22,6 +22,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// chain of renames sees some files under neither name, and what was forgotten is shipped again.
 const ABSENT_LOOKS: u32 = 10;
 
+/// Listings of a folder whose names change, at most, for two in a row to agree.
+const LISTINGS_MAX: usize = 5;
+
 /// Folders that hold files of streams.
 #[derive(Debug, Default)]
 pub(super) struct Folders {
@@ -70,7 +73,7 @@ impl Folders {
             // Another change within the same tick would not show.
             let is_old = mtime_ns < ns_of(SystemTime::now() - 2 * TICK);
             *known = None;
-            if let Ok(found) = discover::list(folder) {
+            if let Ok(found) = list_at_rest(folder) {
                 files.extend(found);
                 *known = is_old.then_some(stamp);
                 self.listed.insert(folder.clone(), inode.dev);
@@ -78,6 +81,22 @@ impl Folders {
         }
         files
     }
+}
+
+/// Lists a folder again and again until two listings agree: one amid a chain of renames may show a
+/// file under none of its names, and its successor would be read first.
+fn list_at_rest(folder: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
+    let names = |(name, stat): &(PathBuf, Stat)| (name.clone(), stat.inode);
+    let mut files = discover::list(folder)?;
+    for _ in 1..LISTINGS_MAX {
+        let again = discover::list(folder)?;
+        let is_same = files.iter().map(names).eq(again.iter().map(names));
+        files = again;
+        if is_same {
+            break;
+        }
+    }
+    Ok(files)
 }
 
 /// Returns the time from which on a file must have been born and written to be younger than this
@@ -94,16 +113,26 @@ impl Hub<'_> {
     /// Looks at what stands beside the files of streams, where names have changed.
     pub(super) fn find_siblings(&mut self, arrivals: &mut BTreeMap<usize, Vec<Found>>) {
         let files = self.folders.list_changed();
-        let arriving: HashSet<Inode> =
-            arrivals.values().flatten().map(|found| found.stat.inode).collect();
+        let mut arriving: HashMap<Inode, &mut Found> =
+            arrivals.values_mut().flatten().map(|found| (found.stat.inode, found)).collect();
+        let mut siblings = Vec::new();
         for (name, stat) in files {
-            if self.is_known_sibling(&name, &stat) || arriving.contains(&stat.inode) {
+            if self.is_known_sibling(&name, &stat) {
+                continue;
+            }
+            if let Some(found) = arriving.get_mut(&stat.inode) {
+                if !found.is_in_place() {
+                    found.path = name;
+                }
                 continue;
             }
             if let Some(stream) = self.stream_of_sibling(&name, &stat) {
                 let found = Found { path: name, input: 0, stat, is_sibling: true };
-                arrivals.entry(stream).or_default().push(found);
+                siblings.push((stream, found));
             }
+        }
+        for (stream, found) in siblings {
+            arrivals.entry(stream).or_default().push(found);
         }
     }
 

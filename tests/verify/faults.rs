@@ -36,7 +36,7 @@ pub enum Fault {
     KillUnanswered,
     /// The same, and the broker is killed too: what it held is gone.
     KillBoth,
-    /// A file is emptied after all of it has arrived.
+    /// A file is emptied after all of it has arrived, and perhaps renamed soon after.
     Truncate,
     /// A file is emptied and grows past its old size between two looks.
     Regrow,
@@ -160,6 +160,8 @@ fn storm(world: &mut World) -> bool {
 
 fn truncate(world: &mut World) -> bool {
     let stream = stream_with(world, |_| true);
+    let is_renamed = world.streams[stream].plan.rotation != Rotation::Copy;
+    let may_rotate = is_renamed && world.random.number(0..2) == 0;
     let n_before = truncations(world);
     {
         let mut log = world.streams[stream].hold();
@@ -169,6 +171,10 @@ fn truncate(world: &mut World) -> bool {
         }
         log.truncate();
         log.write();
+        if may_rotate {
+            // What was read of it last is longer than what it ends with.
+            log.rotate();
+        }
     }
     world.wait(EVIDENCE, || truncations(world) > n_before)
 }

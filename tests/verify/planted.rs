@@ -27,11 +27,16 @@ const DYING: &[Fault] = &[Kill, Restart, KillUnanswered, KillBoth, BrokerKill];
 const FILES: &[Fault] = &[Storm, Truncate, Regrow, DeleteBehind, ReuseInode, Kill];
 
 const ALL: [Planted; 12] = [
-    planted("P1", "CommitBeforeAck", "an offset moves before the acknowledgement", Faults(DYING)),
+    planted(
+        "P1",
+        "CommitBeforeAck",
+        "an offset moves before the acknowledgement",
+        Faults(&[KillBoth, Kill]),
+    ),
     planted("P2", "NoFsync", "the registry is not fsync'd", PowerCuts),
     planted("P3", "NoFolderFsync", "the registry's folder is not fsync'd", PowerCuts),
     planted("P4", "InodeAlone", "a file is known by its inode alone", Faults(FILES)),
-    planted("P5", "NoTruncation", "a truncation is not noticed", Faults(FILES)),
+    planted("P5", "NoTruncation", "a truncation is not noticed", Faults(&[Truncate, Storm])),
     planted("P6", "NoGuard", "the bytes before an offset are not compared", Faults(FILES)),
     planted("P10", "OneByteMore", "offsets are one byte too large", Faults(DYING)),
     planted("P11", "NoPartial", "a last line without terminator is lost", Faults(FILES)),
@@ -95,9 +100,10 @@ fn find(bout: &Bout<'_>, trial: &Trial) -> Option<(Duration, String)> {
         took += verdict.took;
         // Whatever it left behind is not needed.
         let _ = fs::remove_dir_all(&verdict.folder);
-        if let Some(check) = verdict.checks.iter().find(|check| check.result == Result::Red) {
-            let text = check.text.split(['\n', ':', '(']).next().unwrap_or_default().trim();
-            return Some((took, format!("{}: {text}", check.name)));
+        let is_red = |check: &&Check| check.result == Result::Red;
+        let red: Vec<&str> = verdict.checks.iter().filter(is_red).map(|check| check.name).collect();
+        if !red.is_empty() {
+            return Some((took, red.join(", ")));
         }
     }
     None
