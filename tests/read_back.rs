@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::broker::{Broker, Description};
+use common::client::{Cluster, producers_at};
 use common::{GROUND_LEN, Sample, config, deliver, samples, shipped, unique_topic};
 use crossbeam_channel::{bounded, never};
 use log_shipper::config::Compression;
@@ -142,6 +144,34 @@ fn a_partition_that_the_topic_has_not_is_an_error() {
     let Err(ReadBackError::NoPartition { partition: 2, .. }) = outcome else {
         panic!("{outcome:?}");
     };
+}
+
+#[test]
+fn a_broker_that_remembers_producers_can_be_read_back_and_deny_it() {
+    let broker = Broker::start();
+    let (cluster, topic) = (Cluster::new(&broker.address), unique_topic());
+    let id = cluster.producer_id();
+    for (batch, base_sequence) in mixed(8, 50).iter().zip((0..).step_by(50)) {
+        let offset = cluster.produce((&topic, 0), id, base_sequence, batch);
+        assert_eq!(offset, Ok(i64::from(base_sequence)));
+    }
+    for from in [0, 120] {
+        let (outcome, found) = look(&broker.address, &topic, from, u64::MAX);
+        assert_eq!(found, expected(from..400, 50));
+        assert_eq!((outcome.from, outcome.to), (from, 400));
+    }
+    broker.read_denied(true);
+    let kafka = config(&broker.address);
+    let outcome = read_back(&kafka, &topic, 0, 0, "us", 1, &never(), &mut |_| {});
+    assert!(matches!(outcome, Err(ReadBackError::Denied { .. })), "{outcome:?}");
+    assert_eq!(producers_at(&broker.address, &topic, 0), Err(29));
+
+    broker.read_denied(false).descriptions([Description::Nobody, Description::Last(3, 7)]);
+    let describe = || producers_at(&broker.address, &topic, 0);
+    assert_eq!(describe(), Ok(vec![]));
+    assert_eq!(describe(), Ok(vec![(1000, 3, 7)]));
+    assert_eq!(describe(), Ok(vec![(1000, 0, 399)]));
+    assert_eq!(broker.n_described(), 4);
 }
 
 #[test]

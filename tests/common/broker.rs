@@ -1,7 +1,8 @@
 //! A broker made for trouble: one node, one topic, written against `kafka-protocol`.
 //!
 //! It keeps a log per partition and remembers producers as a real broker does. A script says, for
-//! each Produce request in turn, what goes wrong; without a line in the script nothing does.
+//! each Produce request in turn, what goes wrong; without a line in the script nothing does. So
+//! does another for each DescribeProducers request. What was produced, uncompressed, can be fetched.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
@@ -11,6 +12,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::describe_producers_response::{
+    PartitionResponse, ProducerState, TopicResponse,
+};
+use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -18,8 +26,10 @@ use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsResponse, InitProducerIdResponse, MetadataRequest, MetadataResponse,
-    ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader,
+    ApiKey, ApiVersionsResponse, DescribeProducersRequest, DescribeProducersResponse, FetchRequest,
+    FetchResponse, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse,
+    MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, RequestHeader,
+    ResponseHeader,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use kafka_protocol::records::{Record, RecordBatchDecoder};
@@ -59,6 +69,25 @@ pub enum Trouble {
     Amnesia,
 }
 
+/// What goes wrong with one DescribeProducers request.
+#[derive(Debug, Clone)]
+pub enum Description {
+    /// Nothing.
+    True,
+    /// It is refused with this code.
+    Code(i16),
+    /// Nobody is known.
+    Nobody,
+    /// Each producer that is known, but with this epoch and last sequence number.
+    Last(i32, i32),
+    /// It is about another partition.
+    Misnamed,
+    /// There is no answer.
+    Silent,
+    /// The connection is cut.
+    Cut,
+}
+
 /// Base sequence, last sequence and offset of a batch.
 type Remembered = (i32, i32, i64);
 
@@ -68,7 +97,14 @@ struct State {
     script: VecDeque<Trouble>,
     /// Answer nothing before as many Produce requests of one connection are there.
     hold: usize,
+    /// For each DescribeProducers request that comes.
+    descriptions: VecDeque<Description>,
+    n_described: usize,
+    describes_producers: bool,
+    read_denied: bool,
     logs: BTreeMap<i32, Vec<Record>>,
+    /// The same as it came, with the offset it got.
+    batches: BTreeMap<i32, Vec<Vec<u8>>>,
     /// The last batches, by partition and producer.
     memory: BTreeMap<(i32, i64), VecDeque<Remembered>>,
     strict: bool,
@@ -104,6 +140,7 @@ impl Broker {
                 next_producer_id: 1000,
                 api_versions_max: 4,
                 n_partitions: 2,
+                describes_producers: true,
                 produce_versions: (3, 11),
                 ..State::default()
             })),
@@ -152,6 +189,28 @@ impl Broker {
     pub fn failing_producer_ids(&self, n: u32) -> &Broker {
         self.state.lock().unwrap().failing_producer_ids = n;
         self
+    }
+
+    pub fn descriptions(&self, script: impl IntoIterator<Item = Description>) -> &Broker {
+        self.state.lock().unwrap().descriptions.extend(script);
+        self
+    }
+
+    /// Whether it is Kafka 2.8 or later.
+    pub fn describes_producers(&self, describes: bool) -> &Broker {
+        self.state.lock().unwrap().describes_producers = describes;
+        self
+    }
+
+    /// Whether Read on the topic is denied to us.
+    pub fn read_denied(&self, denied: bool) -> &Broker {
+        self.state.lock().unwrap().read_denied = denied;
+        self
+    }
+
+    /// How many DescribeProducers requests have come.
+    pub fn n_described(&self) -> usize {
+        self.state.lock().unwrap().n_described
     }
 
     pub fn topic_exists(&self, exists: bool) -> &Broker {
@@ -246,6 +305,20 @@ impl Broker {
                 assert_eq!(request.acks, -1);
                 self.produce(&request, version, &mut out)
             }
+            ApiKey::DescribeProducers => {
+                let request = DescribeProducersRequest::decode(&mut rest, version).unwrap();
+                self.describe_producers(&request, version, &mut out)
+            }
+            ApiKey::ListOffsets => {
+                let request = ListOffsetsRequest::decode(&mut rest, version).unwrap();
+                self.list_offsets(&request).encode(&mut out, version).unwrap();
+                true
+            }
+            ApiKey::Fetch => {
+                let request = FetchRequest::decode(&mut rest, version).unwrap();
+                self.fetch(&request).encode(&mut out, version).unwrap();
+                true
+            }
             other => panic!("not expected: {other:?}"),
         };
         if out.len() > 8 {
@@ -263,18 +336,23 @@ impl Broker {
             return false;
         }
         let (produce_min, produce_max) = state.produce_versions;
-        let known = [
+        let mut known = vec![
             (ApiKey::Produce, produce_min, produce_max),
+            (ApiKey::Fetch, 4, 4),
+            (ApiKey::ListOffsets, 1, 1),
             (ApiKey::Metadata, 0, 12),
             (ApiKey::ApiVersions, 0, state.api_versions_max),
             (ApiKey::InitProducerId, 0, 4),
         ];
-        let known = known.map(|(key, min, max)| {
+        if state.describes_producers {
+            known.push((ApiKey::DescribeProducers, 0, 0));
+        }
+        let known = known.into_iter().map(|(key, min, max)| {
             let mut version = ApiVersion::default();
             (version.api_key, version.min_version, version.max_version) = (key as i16, min, max);
             version
         });
-        let mut answer = ApiVersionsResponse::default().with_api_keys(known.to_vec());
+        let mut answer = ApiVersionsResponse::default().with_api_keys(known.collect());
         let mut answer_version = version;
         if version > state.api_versions_max {
             answer.error_code = 35;
@@ -322,6 +400,102 @@ impl Broker {
         answer
     }
 
+    /// Returns false if the connection is to be closed.
+    fn describe_producers(
+        &self,
+        request: &DescribeProducersRequest,
+        version: i16,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let mut state = self.state.lock().unwrap();
+        state.n_described += 1;
+        let denied = state.read_denied.then_some(Description::Code(29));
+        let description = denied.or_else(|| state.descriptions.pop_front());
+        let description = description.unwrap_or(Description::True);
+        if let Description::Silent | Description::Cut = description {
+            out.clear();
+            return matches!(description, Description::Silent);
+        }
+        let topics = request.topics.iter().map(|asked| {
+            let partitions = asked.partition_indexes.iter().map(|index| {
+                let mut answer = PartitionResponse::default().with_partition_index(*index);
+                let known = state.memory.iter().filter(|((partition, _), _)| partition == index);
+                let known = known.map(|((_, id), memory)| {
+                    let last_sequence = memory.back().map_or(-1, |(_, last, _)| *last);
+                    ProducerState::default()
+                        .with_producer_id((*id).into())
+                        .with_last_sequence(last_sequence)
+                });
+                answer.active_producers = known.collect();
+                match description {
+                    Description::Code(code) => {
+                        answer.error_code = code;
+                        answer.active_producers.clear();
+                    }
+                    Description::Nobody => answer.active_producers.clear(),
+                    Description::Last(epoch, last_sequence) => {
+                        for producer in &mut answer.active_producers {
+                            producer.producer_epoch = epoch;
+                            producer.last_sequence = last_sequence;
+                        }
+                    }
+                    Description::Misnamed => answer.partition_index += 1,
+                    Description::True | Description::Silent | Description::Cut => {}
+                }
+                answer
+            });
+            TopicResponse::default()
+                .with_name(asked.name.clone())
+                .with_partitions(partitions.collect())
+        });
+        let answer = DescribeProducersResponse::default().with_topics(topics.collect());
+        answer.encode(out, version).unwrap();
+        true
+    }
+
+    fn list_offsets(&self, request: &ListOffsetsRequest) -> ListOffsetsResponse {
+        const EARLIEST: i64 = -2;
+        let state = self.state.lock().unwrap();
+        let topics = request.topics.iter().map(|asked| {
+            let partitions = asked.partitions.iter().map(|asked| {
+                let high = state.logs.get(&asked.partition_index).map_or(0, Vec::len) as i64;
+                ListOffsetsPartitionResponse::default()
+                    .with_partition_index(asked.partition_index)
+                    .with_offset(if asked.timestamp == EARLIEST { 0 } else { high })
+            });
+            ListOffsetsTopicResponse::default()
+                .with_name(asked.name.clone())
+                .with_partitions(partitions.collect())
+        });
+        ListOffsetsResponse::default().with_topics(topics.collect())
+    }
+
+    fn fetch(&self, request: &FetchRequest) -> FetchResponse {
+        // Nobody fetches here but who reads back, and that need not be quick at the end.
+        thread::sleep(Duration::from_millis(5));
+        let state = self.state.lock().unwrap();
+        let topics = request.topics.iter().map(|asked| {
+            let partitions = asked.partitions.iter().map(|asked| {
+                let high = state.logs.get(&asked.partition).map_or(0, Vec::len) as i64;
+                let mut answer = PartitionData::default()
+                    .with_partition_index(asked.partition)
+                    .with_high_watermark(high)
+                    .with_last_stable_offset(high);
+                if state.read_denied {
+                    return answer.with_error_code(29);
+                }
+                let batches = state.batches.get(&asked.partition).into_iter().flatten();
+                let wanted = batches.filter(|batch| end_offset(batch) > asked.fetch_offset);
+                answer.records = Some(wanted.flatten().copied().collect::<Vec<u8>>().into());
+                answer
+            });
+            FetchableTopicResponse::default()
+                .with_topic(asked.topic.clone())
+                .with_partitions(partitions.collect())
+        });
+        FetchResponse::default().with_responses(topics.collect())
+    }
+
     fn produce(&self, request: &ProduceRequest, version: i16, out: &mut Vec<u8>) -> bool {
         let mut state = self.state.lock().unwrap();
         let trouble = state.script.pop_front().unwrap_or(Trouble::None);
@@ -329,6 +503,7 @@ impl Broker {
             Trouble::Forget => state.forget(),
             Trouble::Recreate => {
                 state.logs.clear();
+                state.batches.clear();
                 state.memory.clear();
             }
             Trouble::Amnesia => {
@@ -430,6 +605,9 @@ impl State {
             memory.pop_front();
         }
         log.extend(records);
+        let mut batch = batch.to_vec();
+        batch[..8].copy_from_slice(&offset.to_be_bytes());
+        self.batches.entry(partition).or_default().push(batch);
         Ok(offset)
     }
 
@@ -439,6 +617,13 @@ impl State {
             memory.drain(..n_old);
         }
     }
+}
+
+/// Returns the offset after the last record of a batch.
+fn end_offset(batch: &[u8]) -> i64 {
+    let base_offset = i64::from_be_bytes(batch[..8].try_into().unwrap());
+    let last_delta = i32::from_be_bytes(batch[23..27].try_into().unwrap());
+    base_offset + i64::from(last_delta) + 1
 }
 
 fn bytes(slice: &[u8]) -> std::io::Cursor<Vec<u8>> {

@@ -1,0 +1,463 @@
+//! `shipper tail` killed with batches under way, and what becomes of them: whatever happens to the
+//! brokers, the topic, the journal or the configuration before it is started again.
+//!
+//! Built with `--features stack`; the head of `tests/run` lists the variables.
+
+mod common;
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use common::client::Cluster;
+use support::stack::{
+    OwnServer, PATIENCE, Writer, assert_same, env, script, seq_of, unique, write_config,
+};
+use support::{Record, Shipper, TopicReader, counter, wait_for};
+
+const VERSIONS: [&str; 2] = ["4.1.1", "3.9.1"];
+
+/// Forgets producers after two seconds.
+const FORGETFUL: &str =
+    "producer.id.expiration.ms=2000;producer.id.expiration.check.interval.ms=200";
+/// What has an ACL is closed to others, the rest is open.
+const GUARDED: &str = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer;\
+                       allow.everyone.if.no.acl.found=true";
+
+/// The brokers of one test.
+struct Brokers {
+    name: &'static str,
+    nodes: Vec<String>,
+    cluster: Cluster,
+    _own: Option<OwnServer>,
+}
+
+impl Brokers {
+    fn shared() -> [Brokers; 2] {
+        let names = [("kafka", "SHIPPER_STACK_KAFKA"), ("kafka-old", "SHIPPER_STACK_KAFKA_OLD")];
+        names.map(|(name, variable)| Brokers {
+            name,
+            nodes: vec!["1".into()],
+            cluster: Cluster::new(&env(variable)),
+            _own: None,
+        })
+    }
+
+    fn own(version: &str, n_nodes: u32, extra: &str) -> Brokers {
+        let port = env("SHIPPER_STACK_PORT").parse::<u32>().expect("a port");
+        let settings = [
+            ("KAFKA_VERSION", version),
+            ("KAFKA_NODES", &n_nodes.to_string()),
+            ("KAFKA_PORT", &port.to_string()),
+            ("KAFKA_EXTRA", extra),
+        ];
+        let name = "kafka-resume";
+        let own = OwnServer::up("kafka.sh", ("KAFKA_NAME", name), &settings);
+        let address = |n| format!("127.0.0.1:{}", port + n);
+        let addresses: Vec<String> = (0..n_nodes).map(address).collect();
+        Brokers {
+            name,
+            nodes: (1..=n_nodes).map(|n| n.to_string()).collect(),
+            cluster: Cluster::new(&addresses.join(",")),
+            _own: Some(own),
+        }
+    }
+
+    fn all(&self, command: &str) {
+        self.nodes.iter().for_each(|node| self.one(command, node));
+    }
+
+    fn one(&self, command: &str, node: &str) {
+        script("kafka.sh", &[("KAFKA_NAME", self.name)], &[command, node]);
+    }
+
+    /// Lets the brokers take what waits in their sockets.
+    fn wake(&self) {
+        self.all("resume");
+        thread::sleep(Duration::from_secs(1));
+    }
+
+    fn leader_node(&self, topic: &str) -> String {
+        let leader = self.cluster.leader(topic, 0);
+        let mut addresses = self.cluster.bootstrap.split(',').zip(&self.nodes);
+        addresses.find(|(address, _)| *address == leader).expect("one of them").1.clone()
+    }
+
+    /// Waits until the leader knows no producer any more.
+    fn forget(&self, topic: &str) {
+        let is_forgotten = || (self.cluster.producers(topic, 0) == Ok(vec![])).then_some(());
+        wait_for(PATIENCE, "end of the producer", is_forgotten, String::new);
+    }
+}
+
+/// A tail whose brokers are paused, and which was killed.
+struct Crashed<'a> {
+    brokers: &'a Brokers,
+    folder: tempfile::TempDir,
+    topic: String,
+    writer: Option<Writer>,
+    reader: TopicReader,
+    n_events: usize,
+}
+
+/// What came of it.
+struct Resumed {
+    n_repeated: u64,
+    /// The log from its second start on.
+    log: String,
+    /// The line of the log with the counters.
+    counters: String,
+}
+
+const N_EVENTS: usize = 40_000;
+
+impl Crashed<'_> {
+    /// Runs a tail on a topic of one partition and kills it with batches under way.
+    fn new<'a>(brokers: &'a Brokers, topic: &str) -> Crashed<'a> {
+        let kafka = &brokers.cluster.bootstrap;
+        let folder = tempfile::tempdir().expect("a folder");
+        let logs = folder.path().join("logs");
+        fs::create_dir(&logs).expect("made");
+        let mut reader = TopicReader::new(kafka, topic, 1);
+        let config = configure(folder.path(), kafka, topic, "");
+        let tail = Shipper::start("tail", &config);
+        let writer = Writer::start(&logs, N_EVENTS, 15_000, 10_000);
+        writer.wait_for(10_000);
+        reader.read(5000, PATIENCE);
+        brokers.all("pause");
+        // Many more than five batches' time.
+        let n_written = writer.n_written();
+        writer.wait_for(n_written + 5000);
+        tail.kill();
+        Crashed {
+            brokers,
+            folder,
+            topic: topic.to_owned(),
+            writer: Some(writer),
+            reader,
+            n_events: N_EVENTS,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn config(&self, input: &str) -> PathBuf {
+        configure(self.path(), &self.brokers.cluster.bootstrap, &self.topic, input)
+    }
+
+    /// Reads what the topic holds now, before it is deleted.
+    fn read(&mut self) {
+        self.reader.read_to_end(PATIENCE);
+    }
+
+    /// Starts the tail again, and waits until all is in the topic; asserts that nothing is lost or
+    /// out of order.
+    fn resume(self, config: &Path) -> Resumed {
+        let tail = Shipper::start("tail", config);
+        self.finish(tail)
+    }
+
+    fn finish(mut self, mut tail: Shipper) -> Resumed {
+        self.writer.take().expect("joined once").join(false);
+        let bytes = support::stack::bytes_in(&self.path().join("logs"));
+        let reader = &mut self.reader;
+        let read = || {
+            reader.read_for(Duration::from_millis(200));
+            (covered(&reader.records).0 >= bytes).then_some(())
+        };
+        wait_for(PATIENCE, "all events", read, || tail.log());
+        tail.signal(rustix::process::Signal::TERM);
+        assert!(tail.wait(PATIENCE).success(), "{}", tail.log());
+        reader.read_for(Duration::from_millis(500));
+        let log = tail.log();
+        let (n_bytes, n_repeated) = covered(&reader.records);
+        assert_eq!(n_bytes, bytes, "{log}");
+        let counters = log.lines().rev().find(|line| line.contains("tail stopped"));
+        let counters = counters.expect("the last line").to_owned();
+        println!("{n_repeated} records repeated; {counters}");
+        Resumed { n_repeated, log, counters }
+    }
+
+    /// As `resume`, with the configuration it had; asserts that each event came whole.
+    fn resume_as_it_was(self) -> Resumed {
+        let (config, n_events) = (self.config(""), self.n_events);
+        let topic = self.topic.clone();
+        let kafka = self.brokers.cluster.bootstrap.clone();
+        let resumed = self.resume(&config);
+        let mut reader = TopicReader::new(&kafka, &topic, 1);
+        let records = reader.read_to_end(PATIENCE);
+        let ours = records.iter().filter(|record| record.header("host") == "h1");
+        let mut seqs: Vec<usize> = ours.map(seq_of).collect();
+        if resumed.n_repeated > 0 {
+            seqs.sort_unstable();
+            seqs.dedup();
+        }
+        assert_same(&seqs, &(0..n_events).collect::<Vec<_>>(), "events in order");
+        resumed
+    }
+}
+
+impl Resumed {
+    fn counter(&self, name: &str) -> u64 {
+        counter(&self.counters, name)
+    }
+
+    /// Asserts that batches were under way, and that none of their records came twice.
+    fn is_exact(&self) {
+        let names = ["batches_found", "batches_resent", "batches_reread"];
+        let n_batches: u64 = names.iter().map(|name| self.counter(name)).sum();
+        assert!(n_batches > 0, "nothing was under way: {}", self.log);
+        assert_eq!(self.n_repeated, 0, "{}", self.log);
+        assert_eq!(self.counter("records_maybe_repeated"), 0, "{}", self.log);
+    }
+
+    fn was_read_back(&self) {
+        assert!(self.log.contains("read back offsets"), "{}", self.log);
+    }
+}
+
+fn configure(folder: &Path, kafka: &str, topic: &str, input: &str) -> PathBuf {
+    let bootstrap = kafka.replace(',', "\", \"");
+    let text = format!(
+        "state_dir = {:?}\nhost = \"h1\"\n[kafka]\nbootstrap_servers = [\"{bootstrap}\"]\n\
+         [[input]]\npaths = [{:?}]\ntopic = {topic:?}\n{input}\n\
+         [tail]\nrotate_grace = \"1s\"\nsave_interval = \"200ms\"\n",
+        folder.join("state"),
+        folder.join("logs/server.log")
+    );
+    write_config(folder, "tail.toml", &text)
+}
+
+/// Returns how many bytes of files the records of this host cover, from their first byte on and
+/// without a gap, and how many records cover what others do, too.
+fn covered(records: &[Record]) -> (u64, u64) {
+    let ours = records.iter().filter(|record| record.header("host") == "h1");
+    let span = |record: &Record| {
+        let (start, length) = (record.number("offset"), record.number("length"));
+        (record.header("file_id"), start, start + length)
+    };
+    let mut spans: Vec<_> = ours.map(span).collect();
+    spans.sort();
+    let (mut n_bytes, mut n_repeated, mut at) = (0, 0, (String::new(), 0));
+    for (file_id, start, end) in spans {
+        let reached = if at.0 == file_id { at.1 } else { 0 };
+        if start > reached {
+            return (0, n_repeated); // A gap: not all is there, or never will be.
+        }
+        n_repeated += u64::from(start < reached);
+        n_bytes += end.saturating_sub(reached);
+        at = (file_id, reached.max(end));
+    }
+    (n_bytes, n_repeated)
+}
+
+fn make_topic(brokers: &Brokers) -> String {
+    let topic = unique("resume");
+    brokers.cluster.make_topic(&topic, 1, &[]);
+    topic
+}
+
+#[test]
+fn batches_under_way_when_the_process_is_killed_come_once() {
+    for brokers in Brokers::shared() {
+        for _ in 0..3 {
+            let crashed = Crashed::new(&brokers, &make_topic(&brokers));
+            brokers.all("resume"); // And what was sent arrives while the next process starts.
+            crashed.resume_as_it_was().is_exact();
+        }
+    }
+}
+
+#[test]
+fn they_come_once_if_the_broker_is_killed_before_the_restart() {
+    for brokers in Brokers::shared() {
+        let crashed = Crashed::new(&brokers, &make_topic(&brokers));
+        brokers.wake();
+        brokers.all("kill");
+        brokers.all("start");
+        crashed.resume_as_it_was().is_exact();
+    }
+}
+
+#[test]
+fn they_come_once_if_another_broker_leads_after_the_restart() {
+    for version in VERSIONS {
+        let brokers = Brokers::own(version, 3, "");
+        let topic = make_topic(&brokers);
+        let crashed = Crashed::new(&brokers, &topic);
+        brokers.wake();
+        brokers.one("kill", &brokers.leader_node(&topic));
+        crashed.resume_as_it_was().is_exact();
+    }
+}
+
+/// The leader has appended what it tells of, but nobody else has.
+#[test]
+fn they_come_once_if_the_leader_is_lost_with_what_it_had_told_of() {
+    for version in VERSIONS {
+        let brokers = Brokers::own(version, 3, "");
+        let topic = make_topic(&brokers);
+        let leader = brokers.leader_node(&topic);
+        let crashed = Crashed::new(&brokers, &topic);
+        brokers.one("resume", &leader);
+        let config = crashed.config("");
+        let tail = Shipper::start("tail", &config);
+        // It asks, is told, and settles nothing of it, for nobody else has it.
+        thread::sleep(Duration::from_secs(5));
+        tail.kill();
+        brokers.one("kill", &leader);
+        for node in brokers.nodes.iter().filter(|node| **node != leader) {
+            brokers.one("resume", node);
+        }
+        let resumed = crashed.resume_as_it_was();
+        assert_eq!(resumed.n_repeated, 0, "{}", resumed.log);
+    }
+}
+
+#[test]
+fn they_come_once_if_the_producer_is_forgotten_and_others_write_to_the_partition() {
+    for version in VERSIONS {
+        let brokers = Brokers::own(version, 1, FORGETFUL);
+        let topic = make_topic(&brokers);
+        let other = tempfile::tempdir().expect("a folder");
+        fs::create_dir(other.path().join("logs")).expect("made");
+        let config = configure(other.path(), &brokers.cluster.bootstrap, &topic, "");
+        let text = fs::read_to_string(&config).expect("read").replace("\"h1\"", "\"h2\"");
+        fs::write(&config, text).expect("written");
+        let other_tail = Shipper::start("tail", &config);
+        let writer = Writer::start(&other.path().join("logs"), 30_000, 30_000, 10_000);
+
+        let crashed = Crashed::new(&brokers, &topic);
+        brokers.wake();
+        writer.join(false);
+        assert!(other_tail.stop(PATIENCE).0.success());
+        brokers.forget(&topic);
+        let resumed = crashed.resume_as_it_was();
+        resumed.is_exact();
+        resumed.was_read_back();
+    }
+}
+
+#[test]
+fn they_come_once_if_the_power_failed_and_took_the_end_of_the_journal() {
+    for brokers in Brokers::shared() {
+        let crashed = Crashed::new(&brokers, &make_topic(&brokers));
+        brokers.wake();
+        cut_journals(&crashed.path().join("state"));
+        let resumed = crashed.resume_as_it_was();
+        assert_eq!((resumed.n_repeated, resumed.counter("records_maybe_repeated")), (0, 0));
+        resumed.was_read_back();
+    }
+}
+
+/// Makes the journals those of another boot, and cuts the last quarter of their lines off.
+fn cut_journals(state: &Path) {
+    let files = fs::read_dir(state).expect("read").map(|file| file.expect("read").path());
+    let is_journal = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("journal."))
+    };
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read");
+    let journals: Vec<PathBuf> = files.filter(is_journal).collect();
+    assert_ne!(journals, [] as [PathBuf; 0]);
+    for path in journals {
+        let text = fs::read_to_string(&path).expect("read");
+        let lines: Vec<&str> = text.lines().collect();
+        let mut cut = String::new();
+        for line in &lines[..lines.len() - lines.len() / 4] {
+            let (_, json) = line.split_once(' ').expect("a checksum and what it is of");
+            let json = json.replace(boot_id.trim(), "another");
+            cut += &format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes()));
+        }
+        assert!(cut.contains("\"another\""), "{text}");
+        fs::write(&path, cut).expect("written");
+    }
+}
+
+#[test]
+fn they_come_once_if_the_configuration_now_cuts_events_differently() {
+    for brokers in Brokers::shared() {
+        let crashed = Crashed::new(&brokers, &make_topic(&brokers));
+        brokers.wake();
+        let config = crashed.config("multiline = { profile = \"none\" }");
+        let resumed = crashed.resume(&config);
+        resumed.is_exact();
+        resumed.was_read_back();
+    }
+}
+
+#[test]
+fn they_come_once_if_retention_took_them_and_the_producer_is_known() {
+    for brokers in Brokers::shared() {
+        let topic = make_topic(&brokers);
+        let mut crashed = Crashed::new(&brokers, &topic);
+        brokers.wake();
+        crashed.read();
+        brokers.cluster.delete_records(&topic, 0, -1);
+        let config = crashed.config("");
+        crashed.resume(&config).is_exact();
+    }
+}
+
+#[test]
+fn what_may_be_repeated_is_counted_if_retention_took_it_and_the_producer_is_forgotten() {
+    for version in VERSIONS {
+        let brokers = Brokers::own(version, 1, FORGETFUL);
+        let topic = make_topic(&brokers);
+        let mut crashed = Crashed::new(&brokers, &topic);
+        brokers.wake();
+        brokers.forget(&topic);
+        crashed.read();
+        brokers.cluster.delete_records(&topic, 0, -1);
+        let config = crashed.config("");
+        let resumed = crashed.resume(&config);
+        assert!(resumed.n_repeated <= resumed.counter("records_maybe_repeated"), "{}", resumed.log);
+    }
+}
+
+const TOPIC: i8 = 2;
+const WRITE: i8 = 4;
+const DESCRIBE: i8 = 8;
+const READ: i8 = 3;
+
+/// Lets the tail write, and later the test read.
+fn guard(brokers: &Brokers, topic: &str) {
+    for operation in [WRITE, DESCRIBE] {
+        brokers.cluster.allow((TOPIC, topic), "User:ANONYMOUS", operation);
+    }
+}
+
+#[test]
+fn they_come_once_if_read_is_denied_and_the_producer_is_known() {
+    for version in VERSIONS {
+        let brokers = Brokers::own(version, 1, GUARDED);
+        let resumed = resume_without_read(&brokers, Duration::ZERO);
+        assert_eq!((resumed.n_repeated, resumed.counter("records_maybe_repeated")), (0, 0));
+    }
+}
+
+#[test]
+fn what_may_be_repeated_is_counted_if_read_is_denied_and_the_producer_is_forgotten() {
+    for version in VERSIONS {
+        let brokers = Brokers::own(version, 1, &format!("{GUARDED};{FORGETFUL}"));
+        let resumed = resume_without_read(&brokers, Duration::from_secs(5));
+        assert!(resumed.n_repeated <= resumed.counter("records_maybe_repeated"), "{}", resumed.log);
+    }
+}
+
+fn resume_without_read(brokers: &Brokers, wait: Duration) -> Resumed {
+    let topic = make_topic(brokers);
+    let crashed = Crashed::new(brokers, &topic);
+    brokers.wake();
+    guard(brokers, &topic);
+    thread::sleep(wait);
+    let config = crashed.config("");
+    let tail = Shipper::start("tail", &config);
+    tail.wait_for_log("Read on the topic is not granted", PATIENCE);
+    // Only now may the test read, and with it the tail, which has decided.
+    brokers.cluster.allow((TOPIC, &topic), "User:ANONYMOUS", READ);
+    crashed.finish(tail)
+}
