@@ -329,3 +329,58 @@ fn as_format_1(entries: &[Entry]) -> String {
     });
     format!("{header}\n{body}")
 }
+
+/// Torture: 61.
+#[test]
+fn a_file_that_no_input_matches_any_more_is_said_once_and_its_offset_remembered_for_long() {
+    let mut scene = scene_with_ten_lines_shipped();
+    let paths = |name: &str, scene: &Scene| format!("[{:?}]", scene.logs.path(name));
+    let (others, all) = (paths("controller.log", &scene), paths("*.log", &scene));
+    scene.logs.append("server.log", lines(10..12));
+    scene.logs.append("controller.log", "x\n");
+    scene.set("[[input]]", "paths", &others);
+    let said = "no input leads to a file any more";
+    let shipper = scene.start();
+    scene.wait_for_records(11, &shipper);
+    assert_eq!(shipper.log().matches(said).count(), 1, "{}", shipper.log());
+    scene.stop(shipper);
+    let shipper = scene.start();
+    shipper.wait_for_log("file resumed", LIMIT);
+    assert!(!shipper.log().contains(said), "{}", shipper.log());
+    scene.stop(shipper);
+    let name = text_of(scene.logs.path("server.log"));
+    let show = checkpoint(&scene, &["show", &name]);
+    assert!(show.out.contains("missed since  20"), "{show:?}");
+
+    scene.set("[[input]]", "paths", &all);
+    let shipper = scene.start();
+    let mut expected = numbered(0..10);
+    expected.extend(["x".into(), "line 10".into(), "line 11".into()]);
+    assert_eq!(scene.values_after(13, shipper), expected);
+    let entries = entries(&registry(&scene));
+    assert!(entries.iter().all(|entry| entry.missed_since_ms.is_none()), "{entries:?}");
+}
+
+/// Torture: 61.
+#[test]
+fn a_file_that_no_input_has_matched_for_forget_after_is_forgotten() {
+    let mut scene = scene_with_ten_lines_shipped();
+    scene.logs.append("controller.log", "x\n");
+    let paths = format!("[{:?}]", scene.logs.path("controller.log"));
+    scene.set("[[input]]", "paths", &paths);
+    scene.set("[tail]", "forget_after", "\"2d\"");
+    let day_ms = 24 * 60 * 60 * 1000;
+    let now_ms = log_shipper::kafka::record_batch::now_ms();
+    for (days, is_kept) in [(1, true), (3, false)] {
+        edit(&scene, |entries| {
+            let entry = entries.iter_mut().find(|entry| entry.offset == 70).expect("known");
+            entry.missed_since_ms = Some(now_ms - days * day_ms);
+        });
+        let shipper = scene.start();
+        shipper.wait_for_log("controller.log offset=", LIMIT);
+        scene.wait_for_records(11, &shipper);
+        scene.stop(shipper);
+        let left = entries(&registry(&scene));
+        assert_eq!(left.iter().any(|entry| entry.offset == 70), is_kept, "{left:?}");
+    }
+}

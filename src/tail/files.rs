@@ -87,6 +87,7 @@ impl Hub<'_> {
             }
         }
         self.forget_gone();
+        self.forget_unmatched(now_ms());
     }
 
     /// Looks at all names: new files, renamed files, files that are gone.
