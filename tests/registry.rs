@@ -8,8 +8,8 @@ use std::process::Command;
 
 use log_shipper::tail::registry::Entry;
 use log_shipper::tail::registry::format::{decode, encode};
-use support::shipper_binary;
 use support::tail::{LIMIT, Scene, lines, numbered};
+use support::{Shipper, shipper_binary};
 
 /// The host of every scene.
 const HOST: &str = "h1";
@@ -383,4 +383,27 @@ fn a_file_that_no_input_has_matched_for_forget_after_is_forgotten() {
         let left = entries(&registry(&scene));
         assert_eq!(left.iter().any(|entry| entry.offset == 70), is_kept, "{left:?}");
     }
+}
+
+#[test]
+fn a_rotated_file_that_is_done_is_not_even_opened_at_a_start() {
+    let mut scene = Scene::new("server.log*");
+    scene.logs.append("server.log", lines(0..3));
+    let shipper = scene.start();
+    scene.wait_for_records(3, &shipper);
+    scene.logs.rename("server.log", "server.log.1");
+    scene.logs.append("server.log", lines(3..6));
+    scene.wait_for_entry("server.log.1", "\"done\":true");
+    assert_eq!(scene.values_after(6, shipper), numbered(0..6));
+
+    let trace = scene.state.path().join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-e", "trace=openat", "-o"]).arg(&trace);
+    command.arg(shipper_binary()).arg("tail").arg("-c").arg(scene.config());
+    let shipper = Shipper::spawn(&mut command);
+    scene.logs.append("server.log", lines(6..7));
+    assert_eq!(scene.values_after(7, shipper), numbered(0..7));
+    let trace = fs::read_to_string(trace).expect("strace ran");
+    assert!(trace.contains("server.log\""), "{trace}");
+    assert!(!trace.contains("server.log.1\""), "{trace}");
 }

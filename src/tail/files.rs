@@ -291,6 +291,10 @@ impl Hub<'_> {
 
     /// Opens a file that is new, or known from the registry, or grew after it was finished.
     fn add_file(&mut self, stream: usize, found: Found, first: bool) {
+        if self.is_done_and_unchanged(&found.stat) {
+            let entry = self.restored.take(&found.stat).expect("it was just looked at");
+            return self.remember_found(entry, &found);
+        }
         if !self.make_room_for_a_file() {
             return self.folders.look_again(&found.path);
         }
@@ -364,6 +368,15 @@ impl Hub<'_> {
         };
         let harvester = Harvester::new(&self.open_files, file, stat, begin.offset);
         self.open_life(stream, found.path, harvester, begin);
+    }
+
+    /// Tells whether a file was read to its end and not written to since: of thousands of rotated
+    /// files none need be opened at a start.
+    fn is_done_and_unchanged(&self, stat: &Stat) -> bool {
+        self.restored.get(stat).is_some_and(|entry| {
+            let is_unchanged = entry.btime_ns.is_some() && entry.mtime_ns == stat.mtime_ns;
+            entry.done && entry.offset == stat.size && is_unchanged
+        })
     }
 
     /// Returns, and forgets, what is remembered of a file.
