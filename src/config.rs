@@ -4,11 +4,11 @@
 //! reader collects every problem of a file before it gives up, each with its line and key.
 //!
 //! Durations are written `"10ms"`, `"5s"`, `"1m"`, `"1h"` or `"1d"`, and are at most a day unless
-//! their key says otherwise; sizes `"16KB"`,
-//! `"1MB"` (10^6), `"8MiB"` (2^20) or plain bytes, at most `1GiB`. The modules below follow the
-//! way of a file: `reader` takes typed values out of TOML tables, with `values` for what stands
-//! in one value, `tables` says which keys each table has, and `relations` what must hold between
-//! keys. All of them write into one list of `problems`.
+//! their key says otherwise; sizes `"16KB"`, `"1MB"` (10^6), `"8MiB"` (2^20) or plain bytes, at
+//! most `1GiB`. The modules below follow the way of a file: `reader` takes typed values out of
+//! TOML tables, with `values` for what stands in one value, `tables` says which keys each table
+//! has, and `relations` what must hold between keys. All of them write into one list of
+//! `problems`.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -22,7 +22,7 @@ use super::open_files::is_exhausted;
 use super::registry::{Entry, StoredPath};
 use super::resume::Ranges;
 use super::{Content, Finished, Hub, Life, OpenBatch, Phase, Stream};
-use crate::config::StartAt;
+use crate::config::{InputConfig, StartAt};
 use crate::kafka::record_batch::now_ms;
 use crate::planted::{self, Bug};
 use crate::record::SourceId;
@@ -275,18 +275,10 @@ impl Hub<'_> {
         let mut paths: Vec<PathBuf> = self.restored.paths().map(Path::to_path_buf).collect();
         paths.sort();
         for path in paths {
-            if let Some(input) = self.input_for(&path) {
+            if let Some(input) = input_for(&self.config.input, &path) {
                 self.stream_for(&path, input);
             }
         }
-    }
-
-    /// Returns the input that a path belongs to, whether a file is there or not.
-    fn input_for(&self, path: &Path) -> Option<usize> {
-        self.config.input.iter().position(|input| {
-            let matches = |pattern: &String| discover::matches(pattern, path);
-            input.paths.iter().any(matches) && !discover::is_excluded(path, &input.exclude)
-        })
     }
 
     /// Opens a file that is new, or known from the registry, or grew after it was finished.
@@ -671,6 +663,14 @@ fn is_older(life: &Life, other: &Life) -> bool {
     let (stat, other_stat) = (life.harvester.stat(), other.harvester.stat());
     let age = |stat: &Stat, life: &Life| (stat.mtime_ns, stat.btime_ns, discover::rank(&life.name));
     age(stat, life) < age(other_stat, other) && stat.btime_ns <= other_stat.btime_ns
+}
+
+/// Returns the input that a path belongs to, whether a file is there or not.
+pub(super) fn input_for(inputs: &[InputConfig], path: &Path) -> Option<usize> {
+    inputs.iter().position(|input| {
+        let matches = |pattern: &String| discover::matches(pattern, path);
+        input.paths.iter().any(matches) && !discover::is_excluded(path, &input.exclude)
+    })
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -75,10 +75,8 @@ impl Restored {
         gone
     }
 
-    /// Returns the entries whose files nobody has missed before.
-    pub(super) fn not_yet_missed(&mut self) -> impl Iterator<Item = &mut Entry> {
-        let entries = self.by_ino.values_mut().flatten();
-        entries.filter(|entry| entry.missed_since_ms.is_none())
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.by_ino.values_mut().flatten()
     }
 
     /// Returns the streams that the registry knew at the start.
