@@ -296,7 +296,7 @@ fn registry() {
     const N_ENTRIES: u64 = 100_000;
     let mut entries: Vec<Entry> = (0..N_ENTRIES).map(known_file).collect();
     let mut bytes = Vec::new();
-    let encoded = fastest_of(10, || bytes = format::encode(1, "kafka-1", &mut entries));
+    let encoded = fastest_of(10, || bytes = format::encode(1, 1, "kafka-1", &mut entries));
     let decoded = fastest_of(10, || {
         black_box(format::decode(&bytes, "kafka-1").expect("whole"));
     });
@@ -321,6 +321,7 @@ fn known_file(n: u64) -> Entry {
         head: Checksum::of(&n.to_le_bytes()),
         offset: 5_000_000_000 + n,
         guard: Checksum::of(&n.to_le_bytes()),
+        guard_end: None,
         done: n.is_multiple_of(2),
         size: 5_000_000_000 + n,
         first_seen_ms: 1_795_389_596_230,

@@ -429,13 +429,13 @@ fn a_process_killed_for_want_of_memory_loses_nothing() {
     for mib in (1..32).rev() {
         let _ = group.set_limit(mib << 20);
     }
-    scene.cluster.broker_down(1).expect("down");
+    scene.cluster.broker_round_trip_time(1, Duration::from_secs(20)).expect("slow");
     let padding = "x".repeat(2_000);
     let padded: Vec<String> = (3..5_000).map(|n| format!("line {n} {padding}")).collect();
     scene.logs.append("server.log", padded.join("\n") + "\n");
     let status = shipper.wait(LIMIT);
     assert_eq!(status.signal(), Some(9), "{status}: {}", shipper.log());
-    scene.cluster.broker_up(1).expect("up");
+    scene.cluster.broker_round_trip_time(1, Duration::ZERO).expect("fast");
     let shipper = scene.start();
     let expected = [numbered(0..3), padded].concat();
     scene.wait_for_records(expected.len(), &shipper);

@@ -684,7 +684,7 @@ mod tests {
         let _ = std::os::unix::fs::chown(folder.path(), Some(65534), Some(65534));
         let owner = fs::metadata(folder.path()).expect("there").uid();
         let (mut registry, _) = open(folder.path()).expect("first start");
-        registry.save(&mut [entry("/l/server.log", 1)]).expect("saved");
+        registry.save(&mut [entry("/l/server.log", 1)], 0).expect("saved");
         for name in ["lock", REGISTRY] {
             let metadata = fs::metadata(folder.path().join(name)).expect("there");
             assert_eq!(metadata.uid(), owner, "{name}");
