@@ -22,7 +22,9 @@ use log_shipper::index::route::Router;
 use log_shipper::index::time::TimeReader;
 use log_shipper::kafka::record_batch::{Encoder, RecordArena};
 use log_shipper::tail::encode::Origin as TailOrigin;
+use log_shipper::tail::fingerprint::{Checksum, Inode};
 use log_shipper::tail::multiline::{Event as TailEvent, EventBuffer};
+use log_shipper::tail::registry::{Entry, StoredPath, format};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Rounds over all events; the fastest counts.
@@ -38,6 +40,7 @@ fn main() {
     route(&events);
     index(&events);
     bulk(&events);
+    registry();
 }
 
 /// Bytes of files to events: lines found and joined by the `kafka` profile.
@@ -288,6 +291,45 @@ fn bulk(events: &[String]) {
     black_box(&body);
 }
 
+/// What is remembered of 100,000 files, to bytes and back.
+fn registry() {
+    const N_ENTRIES: u64 = 100_000;
+    let mut entries: Vec<Entry> = (0..N_ENTRIES).map(known_file).collect();
+    let mut bytes = Vec::new();
+    let encoded = fastest_of(10, || bytes = format::encode(1, 1, "kafka-1", &mut entries));
+    let decoded = fastest_of(10, || {
+        black_box(format::decode(&bytes, "kafka-1").expect("whole"));
+    });
+    println!(
+        "registry of {N_ENTRIES} entries, {} MB: written in {} ms, read in {} ms",
+        bytes.len() / 1_000_000,
+        encoded.as_millis(),
+        decoded.as_millis()
+    );
+}
+
+fn known_file(n: u64) -> Entry {
+    let path = StoredPath::Text(format!("/var/log/kafka/server.log.{n}"));
+    Entry {
+        path: path.clone(),
+        name: path,
+        inode: Inode { dev: 65025, ino: 1_311_234 + n },
+        btime_ns: Some(1_795_389_596_230_000_001),
+        mtime_ns: 1_795_389_696_230_000_002,
+        life: 0,
+        file_id: Some("140202-18ea8a5c5b2d4e81-7d1c0f2a".into()),
+        head: Checksum::of(&n.to_le_bytes()),
+        offset: 5_000_000_000 + n,
+        guard: Checksum::of(&n.to_le_bytes()),
+        guard_end: None,
+        done: n.is_multiple_of(2),
+        size: 5_000_000_000 + n,
+        first_seen_ms: 1_795_389_596_230,
+        last_seen_ms: 1_795_389_696_230,
+        missed_since_ms: None,
+    }
+}
+
 /// Runs `stage` over all events and prints what one of them cost.
 fn measure(name: &str, events: &[String], mut stage: impl FnMut(&str)) {
     let fastest = fastest_round(|| events.iter().for_each(|event| stage(event)));
@@ -298,12 +340,16 @@ fn measure(name: &str, events: &[String], mut stage: impl FnMut(&str)) {
 }
 
 /// Returns the CPU time of the fastest round.
-fn fastest_round(mut round: impl FnMut()) -> Duration {
+fn fastest_round(round: impl FnMut()) -> Duration {
+    fastest_of(N_ROUNDS, round)
+}
+
+fn fastest_of(n_rounds: u32, mut round: impl FnMut()) -> Duration {
     let cpu_time = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
         Duration::try_from(time).expect("CPU time is not negative")
     };
-    let rounds = (0..N_ROUNDS).map(|_| {
+    let rounds = (0..n_rounds).map(|_| {
         let start = cpu_time();
         round();
         cpu_time() - start

@@ -3,11 +3,12 @@
 //! Each struct is one table of the file and each field one key of it, under the same name. The
 //! reader collects every problem of a file before it gives up, each with its line and key.
 //!
-//! Durations are written `"10ms"`, `"5s"`, `"1m"` or `"1h"`, at most `24h`; sizes `"16KB"`,
-//! `"1MB"` (10^6), `"8MiB"` (2^20) or plain bytes, at most `1GiB`. The modules below follow the
-//! way of a file: `reader` takes typed values out of TOML tables, with `values` for what stands
-//! in one value, `tables` says which keys each table has, and `relations` what must hold between
-//! keys. All of them write into one list of `problems`.
+//! Durations are written `"10ms"`, `"5s"`, `"1m"`, `"1h"` or `"1d"`, and are at most a day unless
+//! their key says otherwise; sizes `"16KB"`, `"1MB"` (10^6), `"8MiB"` (2^20) or plain bytes, at
+//! most `1GiB`. The modules below follow the way of a file: `reader` takes typed values out of
+//! TOML tables, with `values` for what stands in one value, `tables` says which keys each table
+//! has, and `relations` what must hold between keys. All of them write into one list of
+//! `problems`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -217,6 +218,9 @@ pub struct TailConfig {
     /// Bytes that the journal may have before the registry is written anew, or twice those of the
     /// registry if that is more. Default: `1MiB`. Minimum: `0`: it is written with each save.
     pub journal_bytes_max: usize,
+    /// How long the offset of a file is remembered that no input leads to any more, counted from the
+    /// first start that missed it. Default: `30d`. Minimum: `1h`. Maximum: `3650d`.
+    pub forget_after: Duration,
     /// How long a stop waits for the broker to acknowledge what was read. Default: `30s`.
     /// Minimum: `0s`.
     pub shutdown_timeout: Duration,

@@ -49,16 +49,18 @@ fn main() -> ExitCode {
 
 fn run_tail(arg: &ConfigArg) -> Result<(), Error> {
     let config = load(arg, Walk::Tail)?;
-    start_log(&config);
+    // First of all: who reads in the log that it runs may already stop it.
     let stop = stop_on_signals()?;
+    start_log(&config);
     let result = tail::run(&config, &TailCounters::default(), &stop);
     result.inspect_err(|error| say_remedies(error, &arg.config))
 }
 
 fn run_index(arg: &ConfigArg) -> Result<(), Error> {
     let config = load(arg, Walk::Index)?;
-    start_log(&config);
+    // First of all: who reads in the log that it runs may already stop it.
     let stop = stop_on_signals()?;
+    start_log(&config);
     index::run(&config, &Arc::new(IndexCounters::default()), &stop)
 }
 

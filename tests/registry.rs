@@ -8,8 +8,8 @@ use std::process::Command;
 
 use log_shipper::tail::registry::Entry;
 use log_shipper::tail::registry::format::{decode, encode};
-use support::shipper_binary;
 use support::tail::{LIMIT, Scene, lines, numbered};
+use support::{Shipper, shipper_binary};
 
 /// The host of every scene.
 const HOST: &str = "h1";
@@ -328,4 +328,82 @@ fn as_format_1(entries: &[Entry]) -> String {
         "host": HOST, "len": body.len(), "crc32c": crc32c,
     });
     format!("{header}\n{body}")
+}
+
+/// Torture: 61.
+#[test]
+fn a_file_that_no_input_matches_any_more_is_said_once_and_its_offset_remembered_for_long() {
+    let mut scene = scene_with_ten_lines_shipped();
+    let paths = |name: &str, scene: &Scene| format!("[{:?}]", scene.logs.path(name));
+    let (others, all) = (paths("controller.log", &scene), paths("*.log", &scene));
+    scene.logs.append("server.log", lines(10..12));
+    scene.logs.append("controller.log", "x\n");
+    scene.set("[[input]]", "paths", &others);
+    let said = "no input leads to a file any more";
+    let shipper = scene.start();
+    scene.wait_for_records(11, &shipper);
+    assert_eq!(shipper.log().matches(said).count(), 1, "{}", shipper.log());
+    scene.stop(shipper);
+    let shipper = scene.start();
+    shipper.wait_for_log("file resumed", LIMIT);
+    assert!(!shipper.log().contains(said), "{}", shipper.log());
+    scene.stop(shipper);
+    let name = text_of(scene.logs.path("server.log"));
+    let show = checkpoint(&scene, &["show", &name]);
+    assert!(show.out.contains("missed since  20"), "{show:?}");
+
+    scene.set("[[input]]", "paths", &all);
+    let shipper = scene.start();
+    let mut expected = numbered(0..10);
+    expected.extend(["x".into(), "line 10".into(), "line 11".into()]);
+    assert_eq!(scene.values_after(13, shipper), expected);
+    let entries = entries(&registry(&scene));
+    assert!(entries.iter().all(|entry| entry.missed_since_ms.is_none()), "{entries:?}");
+}
+
+/// Torture: 61.
+#[test]
+fn a_file_that_no_input_has_matched_for_forget_after_is_forgotten() {
+    let mut scene = scene_with_ten_lines_shipped();
+    scene.logs.append("controller.log", "x\n");
+    let paths = format!("[{:?}]", scene.logs.path("controller.log"));
+    scene.set("[[input]]", "paths", &paths);
+    scene.set("[tail]", "forget_after", "\"2d\"");
+    let day_ms = 24 * 60 * 60 * 1000;
+    let now_ms = log_shipper::kafka::record_batch::now_ms();
+    for (days, is_kept) in [(1, true), (3, false)] {
+        edit(&scene, |entries| {
+            let entry = entries.iter_mut().find(|entry| entry.offset == 70).expect("known");
+            entry.missed_since_ms = Some(now_ms - days * day_ms);
+        });
+        let shipper = scene.start();
+        shipper.wait_for_log("controller.log offset=", LIMIT);
+        scene.wait_for_records(11, &shipper);
+        scene.stop(shipper);
+        let left = entries(&registry(&scene));
+        assert_eq!(left.iter().any(|entry| entry.offset == 70), is_kept, "{left:?}");
+    }
+}
+
+#[test]
+fn a_rotated_file_that_is_done_is_not_even_opened_at_a_start() {
+    let mut scene = Scene::new("server.log*");
+    scene.logs.append("server.log", lines(0..3));
+    let shipper = scene.start();
+    scene.wait_for_records(3, &shipper);
+    scene.logs.rename("server.log", "server.log.1");
+    scene.logs.append("server.log", lines(3..6));
+    scene.wait_for_entry("server.log.1", "\"done\":true");
+    assert_eq!(scene.values_after(6, shipper), numbered(0..6));
+
+    let trace = scene.state.path().join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-e", "trace=openat", "-o"]).arg(&trace);
+    command.arg(shipper_binary()).arg("tail").arg("-c").arg(scene.config());
+    let shipper = Shipper::spawn(&mut command);
+    scene.logs.append("server.log", lines(6..7));
+    assert_eq!(scene.values_after(7, shipper), numbered(0..7));
+    let trace = fs::read_to_string(trace).expect("strace ran");
+    assert!(trace.contains("server.log\""), "{trace}");
+    assert!(!trace.contains("server.log.1\""), "{trace}");
 }

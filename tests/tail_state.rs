@@ -5,8 +5,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use log_shipper::tail::registry;
 use support::faults::{Namespace, Strace, calls};
@@ -154,7 +153,10 @@ fn an_fsync_that_fails_is_never_repeated_on_the_same_file() {
     wait_for_offset(&scene.state_dir(), 21, &shipper);
     let output = scene.state.path().join("trace");
     let inject = Some("fsync,fdatasync:error=EIO:when=1");
-    let Some(strace) = Strace::attach(&shipper, "registry", inject, &output) else { return };
+    let files = state_files(&scene);
+    let Some(strace) = Strace::attach(&shipper, "registry", &files, inject, &output) else {
+        return;
+    };
     scene.logs.append("server.log", lines(3..6));
     scene.wait_for_records(6, &shipper);
     let line = shipper.wait_for_log("cannot save the registry", LIMIT);
@@ -225,53 +227,95 @@ fn a_full_quota_at_any_call_of_a_save_loses_nothing() {
     at_every_call_of_a_save("error=EDQUOT");
 }
 
-/// Has `fault` happen at each system call of a save in turn, kills the process, and goes on.
-fn at_every_call_of_a_save(fault: &str) {
-    let Some((_, trace)) = save_under(None) else { return };
-    let calls = calls(&trace);
-    assert!(calls.len() >= 8, "a save writes, syncs, links and renames: {trace}");
-    let mut n_hit = 0;
-    for (name, nth) in &calls {
-        let (mut scene, trace) =
-            save_under(Some(&format!("{name}:{fault}:when={nth}"))).expect("strace");
-        let is_hit = trace.contains("INJECTED") || trace.contains("killed by SIGKILL");
-        n_hit += usize::from(is_hit);
-        let at = format!("{fault} at {name} {nth}");
+/// The threads that write to the state directory: the hub, and the one that waits for the disk;
+/// and after how many bytes of the journal the registry is written.
+const WAYS: [(&str, &str); 3] = [("shipper", "1MiB"), ("registry", "1MiB"), ("registry", "0")];
 
-        let shipper = scene.start();
-        scene.logs.append("server.log", lines(6..7));
-        wait_for_lines(&mut scene, 7, &shipper);
-        let (status, log) = shipper.stop(LIMIT);
-        assert!(status.success(), "{at}: {log}");
-        // The lines of the save that did not come about, at most.
-        assert!(repeated(&mut scene, 7) <= 3, "{at}");
-        assert_eq!(saved_offset(&scene.state_dir()), Some(49), "{at}");
-    }
-    // A save may come a moment earlier or later, and then with a call less.
-    assert!(n_hit * 10 >= calls.len() * 9, "{n_hit} of {} calls were hit", calls.len());
+/// System calls that change what is on disk, or make sure that it stays there.
+const CHANGES: [&str; 14] = [
+    "openat",
+    "write",
+    "pwrite64",
+    "writev",
+    "fsync",
+    "fdatasync",
+    "rename",
+    "link",
+    "linkat",
+    "unlink",
+    "ftruncate",
+    "fallocate",
+    "mkdir",
+    "close",
+];
+
+/// Returns the paths of all that may lie in the state directory, and its own.
+fn state_files(scene: &Scene) -> Vec<PathBuf> {
+    let folder = scene.state_dir();
+    let mut names = ["lock", "registry.json", "registry.json.tmp", "registry.json.prev"]
+        .map(str::to_owned)
+        .to_vec();
+    names.extend((0..10).map(|n| format!("journal.{n}")));
+    let mut files: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+    files.push(folder);
+    files
 }
 
-/// Ships three lines, then three more whose save runs under strace, then kills the shipper;
-/// returns what strace saw.
-fn save_under(inject: Option<&str>) -> Option<(Scene, String)> {
-    let mut scene = scene();
-    let shipper = scene.start();
+/// Has `fault` happen at each system call of a save in turn, on either thread, and goes on.
+fn at_every_call_of_a_save(fault: &str) {
+    let (mut n_calls, mut n_hit) = (0, 0);
+    for (thread, journal_bytes_max) in WAYS {
+        let Some((_, trace)) = save_under(thread, journal_bytes_max, None) else { return };
+        let is_change = |(name, _): &(String, usize)| CHANGES.contains(&name.as_str());
+        for (name, nth) in calls(&trace).into_iter().filter(is_change) {
+            let at = format!("{fault} at {name} {nth} of {thread}");
+            let inject = format!("{name}:{fault}:when={nth}");
+            let (mut scene, trace) =
+                save_under(thread, journal_bytes_max, Some(&inject)).expect("strace");
+            n_calls += 1;
+            n_hit += usize::from(is_hit(&trace));
+
+            let shipper = scene.start();
+            scene.logs.append("server.log", lines(6..7));
+            wait_for_lines(&mut scene, 7, &shipper);
+            let (status, log) = shipper.stop(LIMIT);
+            assert!(status.success(), "{at}: {log}");
+            // The lines of the save that did not come about, at most.
+            assert!(repeated(&mut scene, 7) <= 3, "{at}: {trace}");
+            assert_eq!(saved_offset(&scene.state_dir()), Some(49), "{at}");
+        }
+    }
+    assert!(n_calls >= 8, "a save writes, syncs, links and renames");
+    // A save may come a moment earlier or later, and then with a call less.
+    assert!(n_hit * 10 >= n_calls * 8, "{n_hit} of {n_calls} calls were hit");
+}
+
+fn is_hit(trace: &str) -> bool {
+    trace.contains("INJECTED") || trace.contains("killed by SIGKILL")
+}
+
+/// Ships three lines, then three more, and stops, with the thread under strace; returns what that
+/// saw.
+fn save_under(
+    thread: &str,
+    journal_bytes_max: &str,
+    inject: Option<&str>,
+) -> Option<(Scene, String)> {
+    let mut scene = Scene::new("server.log");
+    scene.set("[tail]", "journal_bytes_max", &format!("{journal_bytes_max:?}"));
+    let mut shipper = scene.start();
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);
     wait_for_offset(&scene.state_dir(), 21, &shipper);
     let output = scene.state.path().join("trace");
-    let strace = Strace::attach(&shipper, "registry", inject, &output)?;
+    let files = state_files(&scene);
+    let strace = Strace::attach(&shipper, thread, &files, inject, &output)?;
     scene.logs.append("server.log", lines(3..6));
     let folder = scene.state_dir();
-    let is_over = || {
-        let seen = strace.seen();
-        let is_hit = seen.contains("INJECTED") || seen.contains("killed by");
-        (is_hit || saved_offset(&folder) == Some(42)).then_some(())
-    };
+    let is_over = || (is_hit(&strace.seen()) || saved_offset(&folder) == Some(42)).then_some(());
     wait_for(LIMIT, "save", is_over, || shipper.log());
-    // What the registry does once its new name is there belongs to the save as well.
-    std::thread::sleep(Duration::from_millis(30));
-    let trace = strace.detach();
-    shipper.kill();
-    Some((scene, trace))
+    // A process that was killed hears nothing more.
+    shipper.signal(rustix::process::Signal::TERM);
+    shipper.wait(LIMIT);
+    Some((scene, strace.detach()))
 }

@@ -94,15 +94,26 @@ impl<'a> Table<'a> {
         value.unwrap_or(default)
     }
 
-    /// Returns a duration of at least `min`.
+    /// Returns a duration of at least `min`, and at most a day.
     pub(super) fn duration(
         &mut self,
         key: &'static str,
         default: Duration,
         min: Duration,
     ) -> Duration {
+        self.duration_up_to(key, default, min, values::DURATION_MAX)
+    }
+
+    /// Returns a duration from `min` up to `max`.
+    pub(super) fn duration_up_to(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        min: Duration,
+        max: Duration,
+    ) -> Duration {
         let value = self.value(key, |value| match value {
-            DeValue::String(text) => values::duration(text, min),
+            DeValue::String(text) => values::duration(text, min, max),
             DeValue::Integer(_) => Err("needs a unit, as in \"10ms\", \"5s\" or \"1m\"".into()),
             other => Err(wrong_type("a duration, as in \"10ms\"", other)),
         });

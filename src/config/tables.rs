@@ -52,6 +52,8 @@ const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 16] = [
 const COMMITS: &str = "offsets are committed when their records have arrived, never by a timer";
 const MEMBERSHIP: &str = "partitions are handed over only after their batches have arrived";
 
+const DAY: Duration = s(24 * 60 * 60);
+
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
@@ -169,6 +171,7 @@ fn tail(t: &mut Table) -> TailConfig {
         bytes_per_second_max: has_rate.then_some(bytes_per_second_max),
         save_interval: t.duration("save_interval", s(1), ms(50)),
         journal_bytes_max: t.bytes("journal_bytes_max", 1 << 20, 0),
+        forget_after: t.duration_up_to("forget_after", 30 * DAY, s(3600), 3650 * DAY),
         shutdown_timeout: t.duration("shutdown_timeout", s(30), s(0)),
     }
 }

@@ -228,8 +228,8 @@ fn a_value_of_the_wrong_type_says_how_to_write_it() {
 
 #[test]
 fn numbers_have_their_units_and_limits() {
-    let duration = "must be a duration in ms, s, m or h, as in \"10ms\", not";
-    for text in ["10", "ms", "", "1.5s", "-1s", "1d", "1 s", "99999999999999999999s"] {
+    let duration = "must be a duration in ms, s, m, h or d, as in \"10ms\", not";
+    for text in ["10", "ms", "", "1.5s", "-1s", "1w", "1 s", "99999999999999999999s"] {
         let expected = format!("kafka.request_timeout: {duration} {text:?}");
         check_kafka(&format!("request_timeout = {text:?}"), &expected);
     }
@@ -240,13 +240,15 @@ fn numbers_have_their_units_and_limits() {
     }
     for (line, expected) in [
         ("kafka.request_timeout = \"999ms\"", "must be at least 1s, not 999ms"),
-        ("kafka.request_timeout = \"25h\"", "must be at most 24h, not 25h"),
+        ("kafka.request_timeout = \"25h\"", "must be at most 1d, not 25h"),
         (
             "kafka.request_timeout = \"18446744073709551615h\"",
-            "must be at most 24h, not 18446744073709551615h",
+            "must be at most 1d, not 18446744073709551615h",
         ),
         ("kafka.retry_backoff = \"0s\"", "must be at least 1ms, not 0s"),
         ("kafka.retry_backoff_max = \"0s\"", "must be at least 1ms, not 0s"),
+        ("tail.forget_after = \"59m\"", "must be at least 1h, not 59m"),
+        ("tail.forget_after = \"3651d\"", "must be at most 3650d, not 3651d"),
         ("tail.scan_interval = \"49ms\"", "must be at least 50ms, not 49ms"),
         ("tail.save_interval = \"49ms\"", "must be at least 50ms, not 49ms"),
         ("batch.bytes_max = \"15999B\"", "must be at least 16KB, not 15999B"),
@@ -297,10 +299,11 @@ fn sizes_and_durations_are_written_as_they_are_read() {
         ("5s", 5_000),
         ("90s", 90_000),
         ("1m", 60_000),
-        ("24h", 86_400_000),
+        ("23h", 82_800_000),
+        ("30d", 2_592_000_000),
     ] {
         let duration = Duration::from_millis(ms);
-        assert_eq!(values::duration(text, Duration::ZERO), Ok(duration));
+        assert_eq!(values::duration(text, Duration::ZERO, Duration::MAX), Ok(duration));
         assert_eq!(show_duration(duration), text);
     }
     assert_eq!(values::bytes("4096", 0), Ok(4096));

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Far above any sense, and far below where adding to a clock could overflow.
-const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Of what is waited for: far above any sense, and far below where adding to a clock could
+/// overflow.
+pub(super) const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Lengths in Kafka's protocol are signed 32-bit; this leaves room for what comes around.
 const BYTES_MAX: usize = 1 << 30;
@@ -26,22 +27,23 @@ const BYTE_UNITS: [(&str, usize); 7] = [
 ];
 
 /// Units: milliseconds. In the order in which [`show_duration`] tries them.
-const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Reads a duration of at least `min`.
-pub(super) fn duration(text: &str, min: Duration) -> Result<Duration, String> {
+/// Reads a duration from `min` up to `max`.
+pub(super) fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let parsed = number_and_unit(text).and_then(|(n, unit)| {
         let (_, ms) = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?;
         Some(Duration::from_millis(n.saturating_mul(*ms)))
     });
     let duration = parsed.ok_or_else(|| {
-        format!("must be a duration in ms, s, m or h, as in \"10ms\", not {text:?}")
+        format!("must be a duration in ms, s, m, h or d, as in \"10ms\", not {text:?}")
     })?;
     if duration < min {
         return Err(format!("must be at least {}, not {text}", show_duration(min)));
     }
-    if duration > DURATION_MAX {
-        return Err(format!("must be at most 24h, not {text}"));
+    if duration > max {
+        return Err(format!("must be at most {}, not {text}", show_duration(max)));
     }
     Ok(duration)
 }

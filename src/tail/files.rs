@@ -22,7 +22,7 @@ use super::open_files::is_exhausted;
 use super::registry::{Entry, StoredPath};
 use super::resume::Ranges;
 use super::{Content, Finished, Hub, Life, OpenBatch, Phase, Stream};
-use crate::config::StartAt;
+use crate::config::{InputConfig, StartAt};
 use crate::kafka::record_batch::now_ms;
 use crate::planted::{self, Bug};
 use crate::record::SourceId;
@@ -87,6 +87,7 @@ impl Hub<'_> {
             }
         }
         self.forget_gone();
+        self.forget_unmatched(now_ms());
     }
 
     /// Looks at all names: new files, renamed files, files that are gone.
@@ -279,22 +280,18 @@ impl Hub<'_> {
         let mut paths: Vec<PathBuf> = self.restored.paths().map(Path::to_path_buf).collect();
         paths.sort();
         for path in paths {
-            if let Some(input) = self.input_for(&path) {
+            if let Some(input) = input_for(&self.config.input, &path) {
                 self.stream_for(&path, input);
             }
         }
     }
 
-    /// Returns the input that a path belongs to, whether a file is there or not.
-    fn input_for(&self, path: &Path) -> Option<usize> {
-        self.config.input.iter().position(|input| {
-            let matches = |pattern: &String| discover::matches(pattern, path);
-            input.paths.iter().any(matches) && !discover::is_excluded(path, &input.exclude)
-        })
-    }
-
     /// Opens a file that is new, or known from the registry, or grew after it was finished.
     fn add_file(&mut self, stream: usize, found: Found, first: bool) {
+        if self.is_done_and_unchanged(&found.stat) {
+            let entry = self.restored.take(&found.stat).expect("it was just looked at");
+            return self.remember_found(entry, &found);
+        }
         if !self.make_room_for_a_file() {
             return self.folders.look_again(&found.path);
         }
@@ -368,6 +365,15 @@ impl Hub<'_> {
         };
         let harvester = Harvester::new(&self.open_files, file, stat, begin.offset);
         self.open_life(stream, found.path, harvester, begin);
+    }
+
+    /// Tells whether a file was read to its end and not written to since: of thousands of rotated
+    /// files none need be opened at a start.
+    fn is_done_and_unchanged(&self, stat: &Stat) -> bool {
+        self.restored.get(stat).is_some_and(|entry| {
+            let is_unchanged = entry.btime_ns.is_some() && entry.mtime_ns == stat.mtime_ns;
+            entry.done && entry.offset == stat.size && is_unchanged
+        })
     }
 
     /// Returns, and forgets, what is remembered of a file.
@@ -662,6 +668,14 @@ fn is_older(life: &Life, other: &Life) -> bool {
     let (stat, other_stat) = (life.harvester.stat(), other.harvester.stat());
     let age = |stat: &Stat, life: &Life| (stat.mtime_ns, stat.btime_ns, discover::rank(&life.name));
     age(stat, life) < age(other_stat, other) && stat.btime_ns <= other_stat.btime_ns
+}
+
+/// Returns the input that a path belongs to, whether a file is there or not.
+pub(super) fn input_for(inputs: &[InputConfig], path: &Path) -> Option<usize> {
+    inputs.iter().position(|input| {
+        let matches = |pattern: &String| discover::matches(pattern, path);
+        input.paths.iter().any(matches) && !discover::is_excluded(path, &input.exclude)
+    })
 }
 
 #[derive(Debug, PartialEq, Eq)]

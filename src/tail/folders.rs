@@ -12,8 +12,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Hub;
 use super::discover::{self, Found};
+use super::files::input_for;
 use super::fingerprint::{Inode, Stat};
 use super::registry::{Entry, StoredPath};
+use crate::config::{Config, show_duration};
 
 /// Times of files lag behind the clock by up to a tick of the kernel: 10 ms at 100 Hz.
 const TICK: Duration = Duration::from_millis(10);
@@ -216,6 +218,44 @@ impl Hub<'_> {
                 PathBuf::from(&entry.name).display(),
                 entry.offset
             );
+        }
+    }
+    /// Says once, at the start, which files no input leads to any more, and forgets those of which
+    /// it was said long ago. What an input leads to and cannot be opened now is never forgotten.
+    pub(super) fn forget_unmatched(&mut self, now_ms: i64) {
+        let Config { input: inputs, tail, .. } = self.config;
+        let is_led_to = |entry: &Entry| {
+            let is_matched = |path: &StoredPath| input_for(inputs, &PathBuf::from(path)).is_some();
+            is_matched(&entry.path) || is_matched(&entry.name)
+        };
+        let keep_ms = tail.forget_after.as_millis() as i64;
+        let expired = self.restored.split_off(|entry| {
+            let is_due = entry.missed_since_ms.is_some_and(|since| since + keep_ms <= now_ms);
+            !is_due || is_led_to(entry)
+        });
+        for entry in &expired {
+            log::info!(
+                "file forgotten, for no input has led to it for {}: name={} offset={}",
+                show_duration(tail.forget_after),
+                PathBuf::from(&entry.name).display(),
+                entry.offset
+            );
+        }
+        self.dirty |= !expired.is_empty();
+        for entry in self.restored.iter_mut() {
+            if is_led_to(entry) {
+                self.dirty |= entry.missed_since_ms.take().is_some();
+            } else if entry.missed_since_ms.is_none() {
+                log::warn!(
+                    "no input leads to a file any more that was shipped: name={} offset={}; it is \
+                     read no further, and its offset is remembered for tail.forget_after={}",
+                    PathBuf::from(&entry.name).display(),
+                    entry.offset,
+                    show_duration(tail.forget_after)
+                );
+                entry.missed_since_ms = Some(now_ms);
+                self.dirty = true;
+            }
         }
     }
 }

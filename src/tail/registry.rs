@@ -677,6 +677,21 @@ mod tests {
     }
 
     #[test]
+    fn what_root_writes_belongs_to_the_owner_of_the_folder() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        // Only root may give a folder away; for anybody else the files are the owner's anyway.
+        let _ = std::os::unix::fs::chown(folder.path(), Some(65534), Some(65534));
+        let owner = fs::metadata(folder.path()).expect("there").uid();
+        let (mut registry, _) = open(folder.path()).expect("first start");
+        registry.save(&mut [entry("/l/server.log", 1)], 0).expect("saved");
+        for name in ["lock", REGISTRY] {
+            let metadata = fs::metadata(folder.path().join(name)).expect("there");
+            assert_eq!(metadata.uid(), owner, "{name}");
+        }
+    }
+
+    #[test]
     fn a_temporary_file_that_a_crash_left_is_not_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut registry, _) = open(folder.path()).expect("first start");

@@ -47,7 +47,8 @@ impl Restored {
     pub(super) fn take(&mut self, stat: &Stat) -> Option<Entry> {
         let entries = self.by_ino.get_mut(&stat.inode.ino)?;
         let at = entries.iter().position(|entry| is_file(entry, stat))?;
-        let entry = entries.swap_remove(at);
+        let mut entry = entries.swap_remove(at);
+        entry.missed_since_ms = None;
         if entries.is_empty() {
             self.by_ino.remove(&stat.inode.ino);
         }
@@ -72,6 +73,10 @@ impl Restored {
         let (kept, gone): (Vec<Entry>, Vec<Entry>) = all.into_iter().partition(|entry| keep(entry));
         self.extend(kept);
         gone
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.by_ino.values_mut().flatten()
     }
 
     /// Returns the streams that the registry knew at the start.

@@ -103,11 +103,12 @@ pub struct Strace {
 }
 
 impl Strace {
-    /// Attaches to the thread of this name, and does to its system calls on files what `inject`
-    /// says, in the words of `strace -e inject=`; says why not where it cannot.
+    /// Attaches to the thread of this name, and does to its system calls on these files what
+    /// `inject` says, in the words of `strace -e inject=`; says why not where it cannot.
     pub fn attach(
         shipper: &Shipper,
         thread: &str,
+        files: &[PathBuf],
         inject: Option<&str>,
         output: &Path,
     ) -> Option<Strace> {
@@ -115,6 +116,9 @@ impl Strace {
         let mut command = Command::new("strace");
         command.args(["-y", "-e", "trace=%file,%desc", "-p", &tid.to_string()]);
         command.arg("-o").arg(output);
+        for file in files {
+            command.arg("-P").arg(file);
+        }
         if let Some(inject) = inject {
             command.args(["-e", &format!("inject={inject}")]);
         }

@@ -155,6 +155,8 @@ impl Scene {
 
     /// Stops a shipper, which must succeed, and returns its counters.
     pub fn stop(&self, shipper: Shipper) -> String {
+        // Before its first line a signal finds no handler.
+        shipper.wait_for_log("config:", LIMIT);
         let (status, log) = shipper.stop(LIMIT);
         assert!(status.success(), "{status}: {log}");
         let counters = log.lines().find(|line| line.contains("tail stopped:"));

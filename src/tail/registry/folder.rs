@@ -38,6 +38,7 @@ impl StateFolder {
             Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked { path: file }),
             Err(fs::TryLockError::Error(source)) => return Err(state("lock", &file, source)),
         }
+        give_to_owner_of(path, &lock).map_err(|source| state("give away", &file, source))?;
         let inspected = is_marked(&lock).and_then(|mark| Ok((mark, lock.metadata()?)));
         let (is_marked, metadata) = inspected.map_err(|source| state("read", &file, source))?;
         let identity = Arc::new(AtomicU64::new(identity(&metadata)));
@@ -94,6 +95,7 @@ impl StateFolder {
         let path = self.path.join(name);
         remove_if_there(&path)?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        give_to_owner_of(&self.path, &file)?;
         file.write_all(bytes)?;
         if planted::is(Bug::NoFsync) { Ok(()) } else { file.sync_all() }
     }
@@ -150,6 +152,16 @@ fn make(path: &Path) -> io::Result<()> {
     }
     fs::create_dir_all(path)?;
     File::open(path.parent().unwrap_or(path))?.sync_all()
+}
+
+/// Gives a file that root has made to the owner of its folder: after `sudo shipper checkpoint` the
+/// service, which is somebody else, must still be able to read what lies there.
+pub fn give_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
+    let (folder, made) = (fs::metadata(folder)?, file.metadata()?);
+    if made.uid() == 0 && folder.uid() != 0 {
+        std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()))?;
+    }
+    Ok(())
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
