@@ -103,7 +103,8 @@ struct Hub<'a> {
     patterns: Patterns,
     streams: Vec<Stream>,
     stream_of: HashMap<PathBuf, usize>,
-    lives: HashMap<SourceId, Life>,
+    /// Boxed, for a table keeps room for as many again.
+    lives: HashMap<SourceId, Box<Life>>,
     by_inode: HashMap<Inode, SourceId>,
     by_name: HashMap<PathBuf, SourceId>,
     finished: HashMap<Inode, Finished>,
@@ -160,7 +161,6 @@ struct Stream {
     path: PathBuf,
     input: Arc<InputConfig>,
     topic: Arc<str>,
-    key: Vec<u8>,
     /// Index of its open batch, known with the topic's partitions.
     slot: Option<usize>,
     /// Partitions that must tell what arrived of it before it is read.
@@ -883,7 +883,8 @@ impl<'a> Hub<'a> {
 
     fn assign_slot(&mut self, at: usize, n_partitions: i32) {
         let topic = Arc::clone(&self.streams[at].topic);
-        let partition = partition_for(&self.streams[at].key, n_partitions);
+        let key = encode::key(&self.config.host, self.streams[at].path.as_os_str().as_bytes());
+        let partition = partition_for(&key, n_partitions);
         self.hold_if_incomplete(at, &topic, partition);
         let stream = &mut self.streams[at];
         if stream.n_holds > 0 {

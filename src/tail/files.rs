@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::discover::{self, Found, Hint, Scan};
-use super::encode::{self, Origin};
+use super::encode::Origin;
 use super::fingerprint::{Checksum, Inode, Stat};
 use super::harvester::Harvester;
 use super::journal::Replay;
@@ -249,7 +249,6 @@ impl Hub<'_> {
             path: path.to_path_buf(),
             input,
             topic: Arc::clone(&topic),
-            key: encode::key(&self.config.host, path.as_os_str().as_bytes()),
             slot: None,
             n_holds: 0,
             queue: VecDeque::new(),
@@ -425,7 +424,7 @@ impl Hub<'_> {
             deadline: None,
             seen_in_scan: self.n_scans,
         };
-        let life = self.lives.entry(source).or_insert(life);
+        let life = self.lives.entry(source).or_insert(Box::new(life));
         if let Some(file_id) = &life.file_id {
             let Stream { path, input, .. } = &self.streams[stream];
             let path = path.as_os_str().as_bytes();
