@@ -159,7 +159,8 @@ impl Hub<'_> {
     fn look_at_names(&mut self) -> Scan {
         let n_scans = self.n_scans;
         // Of very many files each has its turn; notices tell of the others.
-        let n_groups = match self.hints.is_complete() {
+        let may_skip = self.hints.is_complete() && !std::mem::take(&mut self.look_at_all);
+        let n_groups = match may_skip {
             true => self.lives.len().div_ceil(STATS_A_SCAN) as u64,
             false => 1,
         };
@@ -306,6 +307,9 @@ impl Hub<'_> {
                 };
             }
         };
+        if let Some(reason) = self.own_files.refusal(&found.path, &stat) {
+            return self.warn_once(&found.path, reason);
+        }
         if stat.inode != found.stat.inode {
             // Renamed since it was found: only another look tells what became of either file.
             self.has_raced = true;
@@ -412,6 +416,7 @@ impl Hub<'_> {
             n_missed: 0,
             gone: false,
             deleted_at: None,
+            turn_read: 0,
             last_turn: self.n_turns,
             grown_at: Instant::now(),
             head: Checksum::default(),
@@ -578,6 +583,7 @@ impl Hub<'_> {
 
     pub(super) fn on_hint(&mut self, hint: Hint) {
         let mut names_changed = self.hints.take_missed();
+        self.look_at_all |= names_changed;
         let mut written = HashSet::new();
         for hint in std::iter::once(hint).chain(self.hints.receiver.try_iter()) {
             match hint {
