@@ -76,6 +76,7 @@ fn a_clock_that_jumps_by_a_day_loses_repeats_and_disorders_nothing() {
             scene.stop(shipper);
             set_clock(-seconds);
             shipper = start(&scene);
+            shipper.wait_for_log("file resumed", LIMIT);
         }
     }
     assert_eq!(scene.values_after(n, shipper), numbered(0..n));
