@@ -213,6 +213,10 @@ pub struct TailConfig {
     /// Bytes a second that are read of all files together, lest a backlog hurt the host. Default:
     /// none, as fast as the broker takes them. Minimum: `64KiB`.
     pub bytes_per_second_max: Option<usize>,
+    /// When pages of what was read leave the page cache: `backlog`, while a file has more than
+    /// 8 MiB unread, lest old logs push out what the broker serves; or `never`. Default:
+    /// `backlog`.
+    pub drop_page_cache: DropPageCache,
     /// How often the registry is saved while it changes. Default: `1s`. Minimum: `50ms`.
     pub save_interval: Duration,
     /// Bytes that the journal may have before the registry is written anew, or twice those of the
@@ -224,6 +228,15 @@ pub struct TailConfig {
     /// How long a stop waits for the broker to acknowledge what was read. Default: `30s`.
     /// Minimum: `0s`.
     pub shutdown_timeout: Duration,
+}
+
+/// When pages of what was read leave the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropPageCache {
+    /// While much of the file is unread.
+    Backlog,
+    /// Not for us.
+    Never,
 }
 
 /// `[batch]`: what goes to the broker at once.

@@ -77,6 +77,10 @@ impl Ledger {
                 let piece = progress.pending.pop_front().expect("seen by front()");
                 progress.settled = piece.end;
             }
+            if progress.pending.is_empty() {
+                // Of many sources few have ground under way: the others keep no room for it.
+                progress.pending = VecDeque::new();
+            }
         }
     }
 

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 
 use crate::batch::Batch;
-use crate::config::{Config, InputConfig};
+use crate::config::{Config, DropPageCache, InputConfig};
 use crate::error::Error;
 use crate::kafka::producer::{Delivery, Producer, Receipt};
 use crate::kafka::record_batch::{RecordArena, now_ms, partition_for};
@@ -51,7 +51,7 @@ use crate::record::{BatchId, SourceId, Span};
 use crate::rejected::RejectedFile;
 
 use copies::Held;
-use discover::{Hints, Patterns};
+use discover::{Hints, OwnFiles, Patterns};
 use encode::Origin;
 use feedback::{Feedback, News};
 use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
@@ -103,7 +103,8 @@ struct Hub<'a> {
     patterns: Patterns,
     streams: Vec<Stream>,
     stream_of: HashMap<PathBuf, usize>,
-    lives: HashMap<SourceId, Life>,
+    /// Boxed, for a table keeps room for as many again.
+    lives: HashMap<SourceId, Box<Life>>,
     by_inode: HashMap<Inode, SourceId>,
     by_name: HashMap<PathBuf, SourceId>,
     finished: HashMap<Inode, Finished>,
@@ -122,6 +123,9 @@ struct Hub<'a> {
     n_scans: u64,
     /// A file was renamed between being found and being opened.
     has_raced: bool,
+    /// Notices were lost: the next scan looks at every file.
+    look_at_all: bool,
+    own_files: OwnFiles,
     /// Shortest time between two scans.
     scan_pause: Duration,
     next_source: u32,
@@ -160,7 +164,6 @@ struct Stream {
     path: PathBuf,
     input: Arc<InputConfig>,
     topic: Arc<str>,
-    key: Vec<u8>,
     /// Index of its open batch, known with the topic's partitions.
     slot: Option<usize>,
     /// Partitions that must tell what arrived of it before it is read.
@@ -222,6 +225,8 @@ struct Life {
     gone: bool,
     /// When it was first seen to be deleted.
     deleted_at: Option<Instant>,
+    /// Bytes read in this turn, which goes on where it had to wait for room.
+    turn_read: usize,
     /// The number of its last turn.
     last_turn: u64,
     grown_at: Instant,
@@ -326,6 +331,8 @@ impl<'a> Hub<'a> {
             n_turns: 0,
             n_scans: 0,
             has_raced: false,
+            look_at_all: false,
+            own_files: OwnFiles::new(&config.state_dir),
             scan_pause: Duration::ZERO,
             next_source: 0,
             topics: HashMap::new(),
@@ -418,8 +425,9 @@ impl<'a> Hub<'a> {
             self.timers_remove(&mut life);
             self.lend_room(&mut life);
             let turn =
-                self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&life, &error));
+                self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&mut life, &error));
             if turn != Turn::Blocked {
+                life.turn_read = 0;
                 self.take_room_back(&mut life);
             }
             self.lives.insert(source, life);
@@ -449,7 +457,11 @@ impl<'a> Hub<'a> {
         self.room_lent_to = None;
     }
 
-    fn on_read_error(&mut self, life: &Life, error: &io::Error) -> Turn {
+    fn on_read_error(&mut self, life: &mut Life, error: &io::Error) -> Turn {
+        // A server of files has another file under the handle's number: only the name helps.
+        if error.kind() == io::ErrorKind::StaleNetworkFileHandle {
+            life.harvester.park();
+        }
         self.warn_once(&life.name, &format!("cannot be read: {error}"));
         Turn::Wait(Some(Instant::now() + self.config.tail.scan_interval))
     }
@@ -468,7 +480,6 @@ impl<'a> Hub<'a> {
         let input = Arc::clone(&self.streams[life.stream].input);
         let now = Instant::now();
         let timestamp_ms = now_ms();
-        let mut n_read = 0;
         // Where reading is throttled, after each buffer.
         let turn_bytes = if self.throttle.is_some() { 1 } else { TURN_BYTES };
         // A file that was overwritten while much of it was unread may be longer again than what
@@ -481,14 +492,17 @@ impl<'a> Hub<'a> {
             if !self.put_events(life, &input, timestamp_ms, now) {
                 return Ok(Turn::Blocked);
             }
-            if n_read >= turn_bytes {
+            if life.turn_read >= turn_bytes {
                 return Ok(Turn::More);
             }
             if !life.at_end {
                 let n = life.harvester.read_into(&mut life.events)?;
                 life.at_end = n == 0;
                 if n > 0 {
-                    n_read += n;
+                    life.turn_read += n;
+                    if self.config.tail.drop_page_cache == DropPageCache::Backlog {
+                        life.harvester.drop_read_pages(life.events.read_offset());
+                    }
                     if let Some(throttle) = &mut self.throttle {
                         throttle.take(n);
                     }
@@ -883,7 +897,8 @@ impl<'a> Hub<'a> {
 
     fn assign_slot(&mut self, at: usize, n_partitions: i32) {
         let topic = Arc::clone(&self.streams[at].topic);
-        let partition = partition_for(&self.streams[at].key, n_partitions);
+        let key = encode::key(&self.config.host, self.streams[at].path.as_os_str().as_bytes());
+        let partition = partition_for(&key, n_partitions);
         self.hold_if_incomplete(at, &topic, partition);
         let stream = &mut self.streams[at];
         if stream.n_holds > 0 {

@@ -11,8 +11,9 @@ use super::values::{
     path_or_name_glob, regex, timezone, topic,
 };
 use super::{
-    ArchiveConfig, BatchConfig, Compression, Config, Destination, ElasticsearchConfig, IndexConfig,
-    InputConfig, KafkaConfig, Multiline, RouteConfig, StartAt, TailConfig,
+    ArchiveConfig, BatchConfig, Compression, Config, Destination, DropPageCache,
+    ElasticsearchConfig, IndexConfig, InputConfig, KafkaConfig, Multiline, RouteConfig, StartAt,
+    TailConfig,
 };
 
 /// A record's number within a RecordBatch is a signed 32-bit integer.
@@ -168,6 +169,12 @@ fn tail(t: &mut Table) -> TailConfig {
         open_files_max: has_files.then_some(open_files_max),
         deleted_bytes_max: has_bytes.then_some(deleted_bytes_max),
         deleted_hold_max: has_hold.then_some(deleted_hold_max),
+        drop_page_cache: t
+            .one_of(
+                "drop_page_cache",
+                &[("backlog", DropPageCache::Backlog), ("never", DropPageCache::Never)],
+            )
+            .unwrap_or(DropPageCache::Backlog),
         bytes_per_second_max: has_rate.then_some(bytes_per_second_max),
         save_interval: t.duration("save_interval", s(1), ms(50)),
         journal_bytes_max: t.bytes("journal_bytes_max", 1 << 20, 0),

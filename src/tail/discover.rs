@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -370,6 +371,36 @@ pub fn open(path: &Path) -> io::Result<(File, Stat)> {
     Ok((file, stat))
 }
 
+/// Files that are never shipped, for shipping them would make them grow.
+#[derive(Debug)]
+pub struct OwnFiles {
+    state_dir: PathBuf,
+    /// Where this process's log goes, if to files.
+    logs: Vec<Inode>,
+}
+
+impl OwnFiles {
+    /// Notes where this process writes.
+    pub fn new(state_dir: &Path) -> OwnFiles {
+        let state_dir = state_dir.canonicalize().unwrap_or_else(|_| state_dir.to_path_buf());
+        let streams =
+            [io::stdout().as_fd().try_clone_to_owned(), io::stderr().as_fd().try_clone_to_owned()];
+        let stats = streams.into_iter().flatten().filter_map(|fd| Stat::of(&File::from(fd)).ok());
+        let logs = stats.filter(|stat| stat.is_regular).map(|stat| stat.inode).collect();
+        OwnFiles { state_dir, logs }
+    }
+
+    /// Returns why a file is not to be shipped.
+    pub fn refusal(&self, path: &Path, stat: &Stat) -> Option<&'static str> {
+        if self.logs.contains(&stat.inode) {
+            return Some("it is this process's own log, which would make itself grow");
+        }
+        let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+        let is_state = folder.is_some_and(|folder| folder.starts_with(&self.state_dir));
+        is_state.then_some("it lies in the state directory, which shipping it would change")
+    }
+}
+
 /// A notice of the kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Hint {
@@ -477,6 +508,10 @@ fn forward(event: notify::Result<notify::Event>, sender: &Sender<Hint>, missed: 
         missed.store(true, Ordering::Relaxed);
         return;
     };
+    if event.need_rescan() {
+        log::info!("the kernel lost notices of file changes: every file is looked at");
+        missed.store(true, Ordering::Relaxed);
+    }
     let hint = match event.kind {
         EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)) => return,
         EventKind::Modify(ModifyKind::Data(_)) => {

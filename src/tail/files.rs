@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::discover::{self, Found, Hint, Scan};
-use super::encode::{self, Origin};
+use super::encode::Origin;
 use super::fingerprint::{Checksum, Inode, Stat};
 use super::harvester::Harvester;
 use super::journal::Replay;
@@ -165,7 +165,8 @@ impl Hub<'_> {
     fn look_at_names(&mut self) -> Scan {
         let n_scans = self.n_scans;
         // Of very many files each has its turn; notices tell of the others.
-        let n_groups = match self.hints.is_complete() {
+        let may_skip = self.hints.is_complete() && !std::mem::take(&mut self.look_at_all);
+        let n_groups = match may_skip {
             true => self.lives.len().div_ceil(STATS_A_SCAN) as u64,
             false => 1,
         };
@@ -255,7 +256,6 @@ impl Hub<'_> {
             path: path.to_path_buf(),
             input,
             topic: Arc::clone(&topic),
-            key: encode::key(&self.config.host, path.as_os_str().as_bytes()),
             slot: None,
             n_holds: 0,
             queue: VecDeque::new(),
@@ -309,6 +309,9 @@ impl Hub<'_> {
                 };
             }
         };
+        if let Some(reason) = self.own_files.refusal(&found.path, &stat) {
+            return self.warn_once(&found.path, reason);
+        }
         if stat.inode != found.stat.inode {
             // Renamed since it was found: only another look tells what became of either file.
             self.has_raced = true;
@@ -424,6 +427,7 @@ impl Hub<'_> {
             n_missed: 0,
             gone: false,
             deleted_at: None,
+            turn_read: 0,
             last_turn: self.n_turns,
             grown_at: Instant::now(),
             head: Checksum::default(),
@@ -436,7 +440,7 @@ impl Hub<'_> {
             deadline: None,
             seen_in_scan: self.n_scans,
         };
-        let life = self.lives.entry(source).or_insert(life);
+        let life = self.lives.entry(source).or_insert(Box::new(life));
         if let Some(file_id) = &life.file_id {
             let Stream { path, input, .. } = &self.streams[stream];
             let path = path.as_os_str().as_bytes();
@@ -590,6 +594,7 @@ impl Hub<'_> {
 
     pub(super) fn on_hint(&mut self, hint: Hint) {
         let mut names_changed = self.hints.take_missed();
+        self.look_at_all |= names_changed;
         let mut written = HashSet::new();
         for hint in std::iter::once(hint).chain(self.hints.receiver.try_iter()) {
             match hint {

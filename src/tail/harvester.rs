@@ -9,14 +9,27 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
+
+use rustix::fs::{Advice, fadvise};
 
 use super::discover;
 use super::fingerprint::{Checksum, GUARD_BYTES_MAX, Stat, read_range};
 use super::multiline::EventBuffer;
 use crate::planted::{self, Bug};
+
+/// Unread bytes from which on a file is a backlog: 8 MiB is far more than anybody writes between
+/// two looks.
+const BACKLOG_BYTES: u64 = 8 << 20;
+
+/// Bytes whose pages are let go at once.
+const DROP_BYTES: u64 = 1 << 20;
+
+/// Bytes that the page cache may hold as one piece.
+const FOLIO_BYTES_MAX: u64 = 8 << 20;
 
 /// What lines are found in.
 pub trait ReadAt {
@@ -97,6 +110,8 @@ pub enum Reopened {
 pub struct Harvester {
     /// `None` while it is parked.
     open: Option<(Bytes, Rc<()>)>,
+    /// Pages before this were let go, or are to stay.
+    dropped_to: u64,
     /// As last looked at.
     stat: Stat,
     /// The bytes right before the read offset, at most [`GUARD_BYTES_MAX`].
@@ -110,12 +125,12 @@ impl Harvester {
         // Without them a later overwriting is noticed only where the file gets shorter.
         let last_bytes = read_range(&file, offset - n_last, n_last).unwrap_or_default();
         let open = Some((Bytes::Plain(file), Rc::clone(&open_files.0)));
-        Harvester { open, stat, last_bytes }
+        Harvester { open, dropped_to: offset, stat, last_bytes }
     }
 
     /// Returns a harvester of the same file that goes on at byte 0.
     pub fn begin_again(self) -> Harvester {
-        Harvester { last_bytes: Vec::new(), ..self }
+        Harvester { last_bytes: Vec::new(), dropped_to: 0, ..self }
     }
 
     /// What the file system said when it was last looked at.
@@ -198,6 +213,26 @@ impl Harvester {
         self.last_bytes.drain(..self.last_bytes.len() - n_old);
         self.last_bytes.extend_from_slice(fresh);
         Ok(n)
+    }
+
+    /// Lets go of the pages of what was read, up to `read_offset`, while much is unread.
+    ///
+    /// A backlog has been out of the cache, or would be soon, and reading it must not push out
+    /// what the broker serves from there. At a file's end the pages are those that its writer, and
+    /// whoever looks at the log, use too: they stay. Source: fluent/fluent-bit#10713.
+    pub fn drop_read_pages(&mut self, read_offset: u64) {
+        if self.stat.size < read_offset + BACKLOG_BYTES {
+            self.dropped_to = read_offset;
+        } else if read_offset - self.dropped_to >= DROP_BYTES {
+            if let Ok(file) = self.file() {
+                // The kernel keeps a folio that does not lie whole in the range.
+                let from = self.dropped_to.saturating_sub(FOLIO_BYTES_MAX);
+                // Advice: where it cannot be taken, nothing is wrong.
+                let len = NonZeroU64::new(read_offset - from);
+                let _ = fadvise(file, from, len, Advice::DontNeed);
+            }
+            self.dropped_to = read_offset;
+        }
     }
 
     /// Returns the checksums of the file's head and of the bytes right before `offset`.

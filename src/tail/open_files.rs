@@ -91,9 +91,9 @@ impl Hub<'_> {
 
     /// Parks up to `n` files; `false` if there was none.
     fn park(&mut self, n: usize) -> bool {
-        let is_open = |life: &&Life| !life.harvester.is_parked();
-        let order = |life: &Life| (life.rotated, life.last_turn, life.source);
-        let mut open: Vec<_> = self.lives.values().filter(is_open).map(order).collect();
+        let open = self.lives.values().filter(|life| !life.harvester.is_parked());
+        let mut open: Vec<_> =
+            open.map(|life| (life.rotated, life.last_turn, life.source)).collect();
         open.sort_unstable();
         let mut n_parked = 0;
         for (_, _, source) in open {
@@ -102,6 +102,8 @@ impl Hub<'_> {
                 let offset = self.ledger.settled(source).expect("open while the life is");
                 life.note_checksums(offset);
                 life.harvester.park();
+                // Made again for its next event.
+                life.origin = None;
                 n_parked += 1;
             }
         }

@@ -224,15 +224,14 @@ impl Registry {
             );
         }
         if planted::is(Bug::TwoSteps) {
-            let half = &mut entries.to_vec()[..entries.len() / 2];
-            self.replace(&format::encode(self.generation + 1, journal, &self.host, half))?;
+            let half = entries.len() / 2;
+            self.replace(&mut entries[..half], journal)?;
         }
-        let bytes = format::encode(self.generation + 1, journal, &self.host, entries);
-        self.replace(&bytes)?;
+        let len = self.replace(entries, journal)?;
         self.generation += 1;
         self.format = Some(FORMAT);
         self.folder.note_registry()?;
-        Ok(bytes.len() as u64)
+        Ok(len)
     }
 
     /// Replaces the registry by what a person said: no journal counts any more.
@@ -243,8 +242,11 @@ impl Registry {
         self.save(entries, journal).map(drop)
     }
 
-    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
-        self.folder.write_new(TEMPORARY, bytes)?;
+    /// Returns how many bytes it has now.
+    fn replace(&self, entries: &mut [Entry], journal: u64) -> io::Result<u64> {
+        let len = self.folder.write_new(TEMPORARY, |out| {
+            format::write(self.generation + 1, journal, &self.host, entries, out)
+        })?;
         if self.folder.has(REGISTRY)? {
             match self.format {
                 Some(format) => {
@@ -259,7 +261,8 @@ impl Registry {
             }
         }
         self.folder.rename(TEMPORARY, REGISTRY)?;
-        self.folder.sync()
+        self.folder.sync()?;
+        Ok(len)
     }
 
     /// Moves saving to a thread of its own, for fsync may take seconds on a busy disk.

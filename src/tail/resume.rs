@@ -163,7 +163,7 @@ impl Hub<'_> {
                 let is_file = (stat.inode.ino, stat.btime_ns) == (entry.inode.ino, entry.btime_ns);
                 has_its_id || (is_file && life.number == entry.life)
             };
-            let life = self.lives.values().find(is_it).map(|life| life.source);
+            let life = self.lives.values().map(Box::as_ref).find(is_it).map(|life| life.source);
             let new = life.unwrap_or_else(|| self.new_source());
             if life.is_none() {
                 self.resume.absent.insert(new, entry);
@@ -359,7 +359,8 @@ impl Hub<'_> {
             self.arrivals.entry(file_id).or_default().insert(offset, offset + length);
         }
         let name_of = |life: &Life| life.file_id.clone().map(|file_id| (life.source, file_id));
-        let lives: Vec<(SourceId, String)> = self.lives.values().filter_map(name_of).collect();
+        let lives: Vec<(SourceId, String)> =
+            self.lives.values().map(Box::as_ref).filter_map(name_of).collect();
         for (source, file_id) in lives {
             if let Some(ranges) = self.arrivals.remove(&file_id) {
                 self.keep_arrived(source, ranges);

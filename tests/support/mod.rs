@@ -135,8 +135,13 @@ impl Shipper {
 
     /// Highest resident memory so far, in bytes.
     pub fn peak_rss(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// A field of its status such as `RssAnon:`, in bytes.
+    pub fn memory(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("running");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
+        let line = status.lines().find(|line| line.starts_with(field)).expect(field);
         let kib = line.split_whitespace().nth(1).expect("a number");
         kib.parse::<u64>().expect("a number") * 1024
     }

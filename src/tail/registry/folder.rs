@@ -1,7 +1,7 @@
 //! The state directory: held by one process, and written to so that a power cut does no harm.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use crate::planted::{self, Bug};
 /// Stands in the lock file once a registry was saved beside it: from then on a missing registry
 /// is damage, and no first start.
 const MARK: &[u8] = b"a registry was saved here\n";
+
+/// 64 KiB a write.
+const WRITE_BYTES: usize = 64 << 10;
 
 /// The state directory, held by this process alone.
 #[derive(Debug)]
@@ -91,13 +94,23 @@ impl StateFolder {
     }
 
     /// Writes a new file; when this returns, its bytes, though not its name, survive a power cut.
-    pub fn write_new(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    pub fn write_new<T>(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<T>,
+    ) -> io::Result<T> {
         let path = self.path.join(name);
         remove_if_there(&path)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         give_to_owner_of(&self.path, &file)?;
-        file.write_all(bytes)?;
-        if planted::is(Bug::NoFsync) { Ok(()) } else { file.sync_all() }
+        let mut buffer = BufWriter::with_capacity(WRITE_BYTES, &file);
+        let written = write(&mut buffer)?;
+        buffer.flush()?;
+        drop(buffer);
+        if !planted::is(Bug::NoFsync) {
+            file.sync_all()?;
+        }
+        Ok(written)
     }
 
     /// Gives a file a further name; whatever had it before has not.

@@ -11,6 +11,8 @@
 //! `min_reader` says who can do without them. A golden file of each format lies in
 //! `tests/data/registry`.
 
+use std::io::{self, Write};
+
 use serde::{Deserialize, Serialize};
 
 use super::Entry;
@@ -102,12 +104,39 @@ struct Header<'a> {
 
 /// Returns the bytes of a registry; the entries stand in it sorted by path, inode and life.
 pub fn encode(generation: u64, journal: u64, host: &str, entries: &mut [Entry]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(generation, journal, host, entries, &mut bytes).expect("a vector takes all");
+    bytes
+}
+
+/// Writes a registry, entry by entry: of very many files the whole would be megabytes. Returns
+/// its length.
+///
+/// Errors: those of `out`.
+pub fn write(
+    generation: u64,
+    journal: u64,
+    host: &str,
+    entries: &mut [Entry],
+    out: &mut impl Write,
+) -> io::Result<u64> {
     const INFALLIBLE: &str = "structs of texts and numbers are JSON";
     entries.sort_by(|a, b| (&a.path, a.inode.ino, a.life).cmp(&(&b.path, b.inode.ino, b.life)));
-    let mut body = Vec::with_capacity(entries.len() * 640);
-    for entry in entries {
-        serde_json::to_writer(&mut body, entry).expect(INFALLIBLE);
-        body.push(b'\n');
+    let mut line = Vec::new();
+    let mut encode = |entry: &Entry, each: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
+        line.clear();
+        serde_json::to_writer(&mut line, entry).expect(INFALLIBLE);
+        line.push(b'\n');
+        each(&line)
+    };
+    // The header comes first and speaks of what follows.
+    let (mut len, mut body_crc32c) = (0, 0);
+    for entry in entries.iter() {
+        encode(entry, &mut |line| {
+            len += line.len();
+            body_crc32c = crc32c::crc32c_append(body_crc32c, line);
+            Ok(())
+        })?;
     }
     let header = Header {
         magic: MAGIC,
@@ -117,16 +146,17 @@ pub fn encode(generation: u64, journal: u64, host: &str, entries: &mut [Entry]) 
         generation,
         journal,
         host,
-        len: body.len() as u64,
+        len: len as u64,
     };
     let mut bytes = serde_json::to_vec(&header).expect(INFALLIBLE);
     let brace = bytes.pop();
     assert_eq!(brace, Some(b'}'), "a struct is an object");
-    let crc32c = crc32c::crc32c_append(crc32c::crc32c(&bytes), &body);
+    let crc32c = crc32c::crc32c_combine(crc32c::crc32c(&bytes), body_crc32c, len);
     bytes.extend_from_slice(CRC_KEY);
     bytes.extend_from_slice(format!("{crc32c}}}\n").as_bytes());
-    bytes.append(&mut body);
-    bytes
+    out.write_all(&bytes)?;
+    entries.iter().try_for_each(|entry| encode(entry, &mut |line| out.write_all(line)))?;
+    Ok((bytes.len() + len) as u64)
 }
 
 /// Reads what [`encode`] of this or an older version wrote on this host.
