@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use log_shipper::config::{Compression, IndexConfig, Multiline};
+use log_shipper::config::{Compression, Encoding, IndexConfig, LineTooLong, Multiline};
 use log_shipper::index::document::{DocumentWriter, write_string};
 use log_shipper::index::elasticsearch::BulkBody;
 use log_shipper::index::event::Event;
@@ -23,7 +23,8 @@ use log_shipper::index::time::TimeReader;
 use log_shipper::kafka::record_batch::{Encoder, RecordArena};
 use log_shipper::tail::encode::Origin as TailOrigin;
 use log_shipper::tail::fingerprint::{Checksum, Inode};
-use log_shipper::tail::multiline::{Event as TailEvent, EventBuffer};
+use log_shipper::tail::lines::LineRule;
+use log_shipper::tail::multiline::{Event as TailEvent, EventBuffer, Limits};
 use log_shipper::tail::registry::{Entry, StoredPath, format};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -48,12 +49,18 @@ fn split() {
     let paths = log_paths();
     let files: Vec<File> = paths.iter().map(|path| File::open(path).expect("a log")).collect();
     let n_bytes: u64 = files.iter().map(|file| file.metadata().expect("its size").len()).sum();
+    let line = LineRule {
+        bytes_max: 256 << 10,
+        too_long: LineTooLong::Truncate,
+        encoding: Encoding::Utf8,
+    };
+    let limits = Limits { line, bytes_max: 512 << 10, lines_max: 10_000 };
     let mut room = Vec::new();
     let mut n_lines = 0;
     let fastest = fastest_round(|| {
         n_lines = 0;
         for file in &files {
-            let mut buffer = EventBuffer::new(0, 256 << 10, 512 << 10, false);
+            let mut buffer = EventBuffer::new(0, limits, false);
             buffer.attach(std::mem::take(&mut room));
             while buffer.read_from(file).expect("read") > 0 {
                 while let Some(event) = buffer.peek(&Multiline::Kafka) {
@@ -147,6 +154,7 @@ fn plain_event(text: &str) -> TailEvent {
         cut: 0,
         continued: false,
         partial: false,
+        is_nuls: false,
         flushed: false,
     }
 }

@@ -153,19 +153,37 @@ pub struct InputConfig {
     pub exclude: Vec<String>,
     /// The topic for the events. No default: must be given.
     pub topic: String,
-    /// How lines become events. Default: `{ profile = "kafka" }`.
+    /// How lines become events: a profile (`kafka`, `java`, `python`, or `none`: each line is one),
+    /// `start` (a regular expression: a line that matches starts one), `continuation` (a line that
+    /// matches belongs to the one before) or `count` (so many lines are one). Default:
+    /// `{ profile = "kafka" }`.
     pub multiline: Multiline,
     /// Where to begin in a file seen for the first time. Default: `beginning`.
     pub start_at: StartAt,
-    /// Bytes of a line that are kept; what is longer is cut, marked and counted. Default:
-    /// `256KiB`. Minimum: `1KiB`.
+    /// What the bytes of the files stand for. Default: `utf-8`: whatever they are, they leave as
+    /// they are. The text of `utf-16` (with a byte order mark, else little-endian), `utf-16le`,
+    /// `utf-16be` and `latin-1` leaves as UTF-8; what means nothing in it becomes U+FFFD.
+    pub encoding: Encoding,
+    /// Bytes of a line in its file; a longer one is `line_too_long`. Default: `256KiB`. Minimum:
+    /// `1KiB`.
     pub line_bytes_max: usize,
-    /// Bytes of an event; a longer one goes on in a further event, marked. Default: `512KiB`.
-    /// Minimum: `line_bytes_max`.
+    /// What becomes of a line that is too long. Default: `truncate`: its head is kept, the rest is
+    /// cut, marked and counted. With `split` it leaves whole, in several records that are marked.
+    pub line_too_long: LineTooLong,
+    /// Bytes of an event in its file; a longer one goes on in a further event, marked. Default:
+    /// `512KiB`; `480KiB` of `latin-1`, which is longer as UTF-8. Minimum: `line_bytes_max`.
     pub event_bytes_max: usize,
+    /// Lines of an event; a longer one goes on in a further event, marked. Default: `10000`.
+    /// Minimum: `1`.
+    pub event_lines_max: u32,
     /// How long the last event of a file waits for a further line of its own. Default: `500ms`.
     /// Minimum: `1ms`.
     pub event_timeout: Duration,
+    /// Regular expressions; events that match none of them are dropped and counted. Default: none,
+    /// and all events are kept.
+    pub include_events: Vec<regex::bytes::Regex>,
+    /// Regular expressions; events that match any of them are dropped and counted. Default: none.
+    pub exclude_events: Vec<regex::bytes::Regex>,
     /// Sent with each record as headers of these names. Default: none.
     pub fields: BTreeMap<String, String>,
 }
@@ -178,8 +196,42 @@ pub enum Multiline {
     /// `{ profile = "kafka" }`: an event starts with a timestamp at column 0, optionally after
     /// `[`.
     Kafka,
+    /// `{ profile = "java" }`: a stack trace belongs to the line before it, and so does what is
+    /// indented.
+    Java,
+    /// `{ profile = "python" }`: a traceback, with those it is chained to, belongs to the line
+    /// before it, and so does what is indented.
+    Python,
     /// `{ start = "REGEX" }`: an event starts with a line that matches.
     Start(regex::bytes::Regex),
+    /// `{ continuation = "REGEX" }`: a line that matches belongs to the event before it.
+    Continuation(regex::bytes::Regex),
+    /// `{ count = N }`: so many lines are an event.
+    Count(u32),
+}
+
+/// What the bytes of a file stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// Bytes that leave as they are.
+    Utf8,
+    /// UTF-16 of the byte order that its mark says, little-endian without one.
+    Utf16,
+    /// UTF-16, little-endian.
+    Utf16Le,
+    /// UTF-16, big-endian.
+    Utf16Be,
+    /// ISO 8859-1.
+    Latin1,
+}
+
+/// What becomes of a line that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineTooLong {
+    /// Its end is cut.
+    Truncate,
+    /// It leaves in pieces.
+    Split,
 }
 
 /// Where to begin in a file seen for the first time.

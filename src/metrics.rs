@@ -3,8 +3,10 @@
 //! Counters are added to once per buffer or batch, never per line. They obey the conservation
 //! laws of the promise, which every end-to-end test asserts:
 //!
-//! - tail: `bytes_read = bytes_acked + bytes_found + bytes under way`, where bytes that were cut off over-long
-//!   lines, and records that lie in the state directory, belong to the ground of their event;
+//! - tail: `bytes_read = bytes_acked + bytes_found + bytes_filtered + bytes_nul_skipped + bytes under
+//!   way`, where bytes that were cut off over-long lines, and records that lie in the state directory, belong
+//!   to the ground of their event; `events_read = records_acked + records_rejected +
+//!   events_filtered + records under way`;
 //! - index: `consumed = indexed + duplicates + archived + archived_before + error_topic -
 //!   error_topic_also + dead_letter + rejected + dropped + given_up + records under way`.
 
@@ -61,14 +63,20 @@ pub struct TailCounters {
     pub paths_unmatched: Counter,
     /// Bytes read from files.
     pub bytes_read: Counter,
-    /// Lines in the events that were put into batches.
+    /// Lines in the events that were put into batches or filtered.
     pub lines_read: Counter,
-    /// Events that were put into batches.
+    /// Events that were put into batches or filtered.
     pub events_read: Counter,
     /// Events that lost the end of an over-long line.
     pub events_cut: Counter,
     /// Bytes of over-long lines that were cut off.
     pub bytes_cut: Counter,
+    /// Events that `include_events` or `exclude_events` left out.
+    pub events_filtered: Counter,
+    /// Bytes of files in them, as ground.
+    pub bytes_filtered: Counter,
+    /// Bytes in runs of NULs, which are no text.
+    pub bytes_nul_skipped: Counter,
     /// Records that the broker acknowledged.
     pub records_acked: Counter,
     /// Bytes of files that the broker acknowledged, as ground.
@@ -112,6 +120,9 @@ impl fmt::Display for TailCounters {
             ("events_read", &self.events_read),
             ("events_cut", &self.events_cut),
             ("bytes_cut", &self.bytes_cut),
+            ("events_filtered", &self.events_filtered),
+            ("bytes_filtered", &self.bytes_filtered),
+            ("bytes_nul_skipped", &self.bytes_nul_skipped),
             ("records_acked", &self.records_acked),
             ("bytes_acked", &self.bytes_acked),
             ("records_rejected", &self.records_rejected),

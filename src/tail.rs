@@ -11,6 +11,7 @@
 //! The hub reads only while a batch can be sealed, so that nothing it does can block: no room
 //! means that files wait, where they are safe.
 
+pub mod charset;
 mod copies;
 mod deleted;
 pub mod discover;
@@ -24,10 +25,12 @@ pub mod journal;
 pub mod lines;
 pub mod multiline;
 mod open_files;
+mod policy;
 pub mod registry;
 mod restored;
 mod resume;
 mod throttle;
+pub mod trace;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs;
@@ -59,6 +62,7 @@ use folders::Folders;
 use harvester::{Harvester, Look, OpenFiles};
 use journal::{Journal, Segment, SentBatch};
 use multiline::EventBuffer;
+use policy::{Filter, Said};
 use registry::trouble::SaveTrouble;
 use registry::{Entry, Registry, Save, Saved, Saver};
 use restored::Restored;
@@ -137,12 +141,18 @@ struct Hub<'a> {
     under_way: usize,
     records_under_way: u64,
     next_batch: u64,
+    /// Bytes of ground under way that a policy dropped, by the batch that settles it.
+    dropped_in: HashMap<BatchId, u64>,
 
     ready: VecDeque<SourceId>,
     timers: BTreeSet<(Instant, SourceId)>,
     room: Vec<u8>,
     room_lent_to: Option<SourceId>,
+    /// The life that has its turn, and is not among `lives` meanwhile.
+    in_turn: Option<SourceId>,
     scratch: Vec<u8>,
+    /// Room for an event's text, where its file is not UTF-8.
+    text: Vec<u8>,
     scan_due: Instant,
     throttle: Option<Throttle>,
     throttled_until: Option<Instant>,
@@ -214,6 +224,8 @@ struct Life {
     /// Before it may lie ground that stands in the topic, though not known to.
     doubtful_end: u64,
     events: EventBuffer,
+    filter: Filter,
+    said: Said,
     /// The last read found no more bytes.
     at_end: bool,
     /// Its successor was seen to hold bytes before the last read.
@@ -264,6 +276,8 @@ struct OpenBatch {
     segments: Vec<Segment>,
     /// The last segment of a source in it ends with an event that was flushed.
     flushed: HashSet<SourceId>,
+    /// Bytes of `spans` of which no record stands in `records`.
+    bytes_dropped: u64,
     since: Option<Instant>,
     feedback: Feedback,
 }
@@ -342,11 +356,14 @@ impl<'a> Hub<'a> {
             under_way: 0,
             records_under_way: 0,
             next_batch: 0,
+            dropped_in: HashMap::new(),
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
             room: Vec::new(),
             room_lent_to: None,
+            in_turn: None,
             scratch: Vec::new(),
+            text: Vec::new(),
             scan_due: now,
             throttle: config.tail.bytes_per_second_max.map(|rate| Throttle::new(rate, now)),
             throttled_until: None,
@@ -424,8 +441,10 @@ impl<'a> Hub<'a> {
             }
             self.timers_remove(&mut life);
             self.lend_room(&mut life);
+            self.in_turn = Some(source);
             let turn =
                 self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&mut life, &error));
+            self.in_turn = None;
             if turn != Turn::Blocked {
                 life.turn_read = 0;
                 self.take_room_back(&mut life);
@@ -630,7 +649,12 @@ impl<'a> Hub<'a> {
     ) -> bool {
         let slot = self.streams[life.stream].slot.expect("only streams with a partition are read");
         let (mut n_events, mut n_lines, mut has_room) = (0, 0, true);
+        let mut room = std::mem::take(&mut self.text);
         while let Some(event) = life.events.peek(&input.multiline) {
+            if event.is_nuls {
+                self.drop_nuls(life, slot, &event, now);
+                continue;
+            }
             if life.origin.is_none() {
                 let content = life.events.content(&event).to_vec();
                 self.name_life(life, &content);
@@ -648,28 +672,33 @@ impl<'a> Hub<'a> {
             if self.open[slot].has_only_passed() {
                 self.seal(slot);
             }
-            if event.start < life.doubtful_end {
-                self.counters.records_maybe_repeated.add(1);
-            }
             let origin = life.origin.as_ref().expect("named above");
-            let content = life.events.content(&event);
-            let size = content.len() + origin.overhead();
-            if !self.open[slot].has_room(size, self.config) && !self.seal(slot) {
+            let text = life.events.text(&event, &mut room);
+            let passes = life.filter.passes(input, &event, text);
+            let size = text.len() + origin.overhead();
+            if passes && !self.open[slot].has_room(size, self.config) && !self.seal(slot) {
                 has_room = false;
                 break;
             }
-            let batch = &mut self.open[slot];
-            batch.since.get_or_insert(now);
-            origin.encode(timestamp_ms, &event, content, &mut self.scratch, &mut batch.records);
-            batch.cover(life.source, &event);
-            if event.cut > 0 {
-                self.counters.events_cut.add(1);
-                self.counters.bytes_cut.add(event.cut);
-            }
             n_events += 1;
             n_lines += u64::from(event.n_lines);
+            if !passes {
+                self.drop_filtered(life, slot, &event, now);
+                continue;
+            }
+            if event.start < life.doubtful_end {
+                self.counters.records_maybe_repeated.add(1);
+            }
+            let batch = &mut self.open[slot];
+            batch.since.get_or_insert(now);
+            origin.encode(timestamp_ms, &event, text, &mut self.scratch, &mut batch.records);
+            batch.cover(life.source, &event);
+            if event.cut > 0 {
+                self.note_cut(life, &event);
+            }
             life.events.consume();
         }
+        self.text = room;
         let batch = &mut self.open[slot];
         if let Some(since) = batch.since.filter(|_| n_events > 0) {
             batch.feedback.on_grown(since, now);
@@ -736,6 +765,9 @@ impl<'a> Hub<'a> {
             spans: std::mem::take(&mut open.spans),
             stamp: None,
         };
+        if open.bytes_dropped > 0 {
+            self.dropped_in.insert(batch.id, std::mem::take(&mut open.bytes_dropped));
+        }
         let since = open.since.take();
         let news = since.and_then(|since| open.feedback.on_sealed(since, Instant::now()));
         let sent = SentBatch {
@@ -763,6 +795,7 @@ impl<'a> Hub<'a> {
     fn settle_passed(&mut self, slot: usize) {
         let open = &mut self.open[slot];
         open.since = None;
+        open.bytes_dropped = 0;
         let (spans, ground) = (std::mem::take(&mut open.spans), open.take_segments());
         self.ledger.take(&spans);
         self.journal_files(&spans);
@@ -870,7 +903,9 @@ impl<'a> Hub<'a> {
         if receipt.may_repeat {
             self.counters.records_maybe_repeated.add(n_acked);
         }
-        self.counters.bytes_acked.add(receipt.spans.iter().map(|span| span.end - span.start).sum());
+        let n_bytes: u64 = receipt.spans.iter().map(|span| span.end - span.start).sum();
+        let n_dropped = self.dropped_in.remove(&receipt.batch).unwrap_or(0);
+        self.counters.bytes_acked.add(n_bytes - n_dropped);
         self.counters.batches_acked.add(1);
         self.note_settled(&receipt.spans);
         Ok(())
@@ -913,6 +948,7 @@ impl<'a> Hub<'a> {
                 spans: Vec::new(),
                 segments: Vec::new(),
                 flushed: HashSet::new(),
+                bytes_dropped: 0,
                 since: None,
                 feedback: Feedback::default(),
             });

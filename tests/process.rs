@@ -275,6 +275,7 @@ fn a_stop_waits_for_batches_under_way_and_repeats_nothing() {
     assert_eq!(counter(&counters, "bytes_read"), counter(&counters, "bytes_acked"), "{counters}");
     scene.cluster.broker_round_trip_time(1, Duration::ZERO).expect("fast");
     let shipper = scene.start();
+    // All of it is there already: a stop must not come before the process hears it.
     shipper.wait_for_log("file resumed", LIMIT);
     assert_eq!(scene.values_after(303, shipper), numbered(0..303));
 }

@@ -24,6 +24,7 @@ fn shipped(scene: &mut Scene, bytes: &[u8]) -> Vec<Vec<u8>> {
     records.iter().map(|record| record.value.clone()).collect()
 }
 
+/// Torture: 32, 33, 34, 35, 38, 40.
 #[test]
 fn no_byte_of_a_line_is_changed() {
     type Bytes = &'static [u8];
@@ -43,6 +44,7 @@ fn no_byte_of_a_line_is_changed() {
     }
 }
 
+/// Torture: 40.
 #[test]
 fn a_million_bytes_of_noise_arrive_as_they_were() {
     // xorshift64 with a fixed seed: about one byte of 256 ends a line.
@@ -62,6 +64,7 @@ fn a_million_bytes_of_noise_arrive_as_they_were() {
     assert!(values == lines.map(strip).collect::<Vec<_>>());
 }
 
+/// Torture: 36.
 #[test]
 fn a_line_of_100_mb_costs_no_memory_and_the_next_one_is_whole() {
     let mut scene = Scene::new("server.log");
@@ -85,6 +88,7 @@ fn a_line_of_100_mb_costs_no_memory_and_the_next_one_is_whole() {
     assert_eq!(counter(&counters, "bytes_cut"), (n_bytes - kept) as u64);
 }
 
+/// Torture: 32, 36.
 #[test]
 fn an_over_long_line_without_end_is_let_go_of_when_its_file_is_rotated() {
     let mut scene = Scene::new("server.log");
@@ -93,6 +97,265 @@ fn an_over_long_line_without_end_is_let_go_of_when_its_file_is_rotated() {
     assert_eq!(values, [[b'x'; 1024]]);
     let record = &scene.records()[0];
     assert_eq!((record.number("cut"), record.header("partial")), (700_000 - 1024, "1".into()));
+}
+
+/// Torture: 36, 38.
+#[test]
+fn a_line_of_100_mb_that_is_split_costs_no_memory_either() {
+    let mut scene = Scene::new("server.log");
+    scene.set("[[input]]", "line_too_long", "\"split\"");
+    let n_bytes = 100_000_000;
+    scene.logs.append("server.log", "before\n");
+    let mut writer = scene.logs.open("server.log");
+    let piece = vec![b'x'; 1_000_000];
+    (0..n_bytes / piece.len()).for_each(|_| writer.write_all(&piece).expect("written"));
+    writer.write_all(b"\nafter\n").expect("written");
+    let shipper = scene.start();
+    scene.wait_for_entry("server.log", &format!("\"offset\":{}", n_bytes + 14));
+    let peak = shipper.peak_rss();
+    assert!(peak < 40 << 20, "{peak} bytes");
+    let counters = scene.stop(shipper);
+    let n_pieces = n_bytes.div_ceil(256 * 1024) as u64;
+    for (name, expected) in [
+        ("bytes_acked", n_bytes as u64 + 14),
+        ("records_acked", n_pieces + 2),
+        ("lines_read", 3),
+        ("bytes_cut", 0),
+    ] {
+        assert_eq!(counter(&counters, name), expected, "{name}: {counters}");
+    }
+}
+
+/// Torture: 36.
+#[test]
+fn each_byte_of_a_split_line_stands_in_one_record_also_over_a_kill() {
+    let mut scene = Scene::new("server.log");
+    scene.set("[[input]]", "line_too_long", "\"split\"");
+    scene.set("[[input]]", "line_bytes_max", "\"1KiB\"");
+    // Characters of three bytes, so that no piece may be as long as the limit.
+    let long: String = (0..40_000).map(|n| ["€", "漢"][n % 2]).collect();
+    let shipper = scene.start();
+    scene.logs.append("server.log", format!("one\n{}", &long[..60_000]));
+    scene.wait_for_records(50, &shipper);
+    let offset = scene.records().iter().map(|record| record.number("length")).sum::<u64>();
+    scene.wait_for_entry("server.log", &format!("\"offset\":{offset}"));
+    shipper.kill();
+    scene.logs.append("server.log", format!("{}\r\nlast\n", &long[60_000..]));
+    let shipper = scene.start();
+    let n_records = 2 + long.len().div_ceil(1023);
+    scene.wait_for_records(n_records, &shipper);
+    scene.stop(shipper);
+    let records = scene.records();
+    assert_eq!(covered(records), [4 + long.len() as u64 + 2 + 5]);
+    let (first, last) = (&records[0], &records[n_records - 1]);
+    assert_eq!((first.text(), last.text()), ("one".into(), "last".into()));
+    let pieces = &records[1..n_records - 1];
+    assert!(pieces.iter().map(|piece| piece.text()).collect::<String>() == long);
+    for (at, piece) in records.iter().enumerate() {
+        let is_further = (2..n_records - 1).contains(&at);
+        let is_marked = piece.headers.iter().any(|(name, _)| name == "continued");
+        assert_eq!(is_marked, is_further, "{at}");
+        assert!(piece.value.len() <= 1024);
+    }
+}
+
+/// Torture: 36.
+#[test]
+fn what_is_cut_is_logged_once_with_its_range() {
+    let mut scene = Scene::new("server.log");
+    scene.set("[[input]]", "line_bytes_max", "\"1KiB\"");
+    let line = format!("{}\n", "x".repeat(2000));
+    scene.logs.append("server.log", format!("one\n{line}{line}two\n"));
+    let shipper = scene.start();
+    scene.wait_for_records(4, &shipper);
+    let (_, log) = shipper.stop(LIMIT);
+    let said: Vec<&str> = log.lines().filter(|line| line.contains("longer than")).collect();
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(said[0].contains("offset=4 length=2001 cut=976"), "{log}");
+}
+
+// ---- encodings ----
+
+/// Torture: 35.
+#[test]
+fn text_of_other_encodings_leaves_as_utf_8_and_offsets_stay_those_of_the_file() {
+    let text = "[2026-01-31 13:00:00,001] one é€😀\r\n\tat two\r\n[2026-01-31 13:00:00,002] x\n";
+    let events = [
+        "[2026-01-31 13:00:00,001] one é€😀\r\n\tat two".to_owned(),
+        "[2026-01-31 13:00:00,002] x".to_owned(),
+    ];
+    let le = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let be = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
+    let marked = format!("\u{feff}{text}");
+    let latin = text.replace("€😀", "§");
+    let latin_bytes: Vec<u8> = latin.chars().map(|c| u8::try_from(c).expect("latin")).collect();
+    let latin_events = events.clone().map(|event| event.replace("€😀", "§"));
+    for (encoding, bytes, expected) in [
+        ("utf-16", le(&marked), &events),
+        ("utf-16", be(&marked), &events),
+        ("utf-16", le(text), &events),
+        ("utf-16le", le(&marked), &events),
+        ("utf-16be", be(text), &events),
+        ("latin-1", latin_bytes, &latin_events),
+    ] {
+        let mut scene = Scene::new("server.log");
+        scene.set("[[input]]", "encoding", &format!("{encoding:?}"));
+        scene.set("[[input]]", "multiline", "{ profile = \"kafka\" }");
+        let values = shipped(&mut scene, &bytes);
+        let values: Vec<_> = values.iter().map(|value| String::from_utf8_lossy(value)).collect();
+        assert_eq!(values, expected, "{encoding}");
+        assert_eq!(covered(scene.records()), [bytes.len() as u64]);
+    }
+}
+
+/// Torture: 35.
+#[test]
+fn what_is_no_utf_16_is_replaced_and_not_dropped() {
+    let mut scene = Scene::new("server.log");
+    scene.set("[[input]]", "encoding", "\"utf-16le\"");
+    let values = shipped(&mut scene, b"a\0\x3d\xd8\n\0b\0\n\0c\0d");
+    assert_eq!(values, ["a\u{fffd}", "b", "c\u{fffd}"].map(|text| text.as_bytes().to_vec()));
+}
+
+/// Torture: 35.
+#[test]
+fn a_file_of_utf_16_is_gone_on_with_in_its_byte_order() {
+    let mut scene = Scene::new("server.log");
+    scene.set("[[input]]", "encoding", "\"utf-16\"");
+    let be = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
+    scene.logs.append("server.log", be("\u{feff}one\n"));
+    let shipper = scene.start();
+    scene.wait_for_records(1, &shipper);
+    scene.stop(shipper);
+    scene.logs.append("server.log", be("two\n"));
+    let shipper = scene.start();
+    assert_eq!(scene.values_after(2, shipper), ["one", "two"]);
+}
+
+// ---- runs of NULs ----
+
+/// The values, and the ground that no record covers.
+fn values_and_gaps(scene: &mut Scene) -> (Vec<String>, Vec<(u64, u64)>) {
+    let (mut end, mut gaps) = (0, Vec::new());
+    for record in scene.records() {
+        let offset = record.number("offset");
+        if offset != end {
+            gaps.push((end, offset));
+        }
+        end = offset + record.number("length");
+    }
+    (scene.values(), gaps)
+}
+
+/// Torture: 9, 34.
+#[test]
+fn a_run_of_nuls_is_skipped_and_the_next_line_is_whole() {
+    type Case<'a> = (Vec<u8>, &'a [&'a str], &'a [(u64, u64)]);
+    let nuls = |n: usize| vec![0u8; n];
+    let cases: [Case; 4] = [
+        // A host crashed before the bytes were written.
+        ([b"one\n", &nuls(5000)[..], b"two\n"].concat(), &["one", "two"], &[(4, 5004)]),
+        // In the middle of a line.
+        ([b"one\nha", &nuls(4096)[..], b"two\n"].concat(), &["one", "ha", "two"], &[(6, 4102)]),
+        // At the front, and at the end.
+        ([&nuls(5001)[..], b"one\n", &nuls(9000)].concat(), &["one"], &[(0, 5001)]),
+        // Fewer are data.
+        ([b"a", &nuls(4095)[..], b"b\n"].concat(), &[&format!("a{}b", "\0".repeat(4095))], &[]),
+    ];
+    for (bytes, values, gaps) in cases {
+        let mut scene = Scene::new("server.log");
+        scene.logs.append("server.log", &bytes);
+        let shipper = scene.start();
+        scene.wait_for_records(values.len(), &shipper);
+        scene.logs.rename("server.log", "away");
+        shipper.wait_for_log("file finished", LIMIT);
+        let (_, log) = shipper.stop(LIMIT);
+        let (found_values, found_gaps) = values_and_gaps(&mut scene);
+        assert_eq!(
+            (found_values, found_gaps),
+            (values.iter().map(|value| value.to_string()).collect(), gaps.to_vec())
+        );
+        let n_records: u64 = scene.records().iter().map(|record| record.number("length")).sum();
+        let counters = log.lines().find(|line| line.contains("tail stopped:")).expect("counters");
+        let n_skipped = bytes.len() as u64 - n_records;
+        assert_eq!(counter(counters, "bytes_nul_skipped"), n_skipped);
+        assert_eq!(counter(counters, "bytes_acked"), n_records);
+        assert_eq!(log.matches("run of NULs skipped").count(), usize::from(n_skipped > 0));
+    }
+}
+
+/// Torture: 9.
+#[test]
+fn a_writer_that_goes_on_at_its_offset_after_a_truncation_loses_nothing() {
+    let mut scene = Scene::new("server.log");
+    let shipper = scene.start();
+    let mut writer = std::fs::File::create(scene.logs.path("server.log")).expect("created");
+    let first = format!("{}\n", "x".repeat(6000));
+    writer.write_all(first.as_bytes()).expect("written");
+    scene.wait_for_records(1, &shipper);
+    scene.logs.truncate("server.log");
+    writer.write_all(b"two\nthree\n").expect("written");
+    let values = scene.values_after(3, shipper);
+    assert_eq!(values, [first.trim_end(), "two", "three"]);
+    assert_eq!(scene.records()[1].number("offset"), first.len() as u64);
+}
+
+/// Torture: 9, 34.
+#[test]
+fn a_hole_of_gigabytes_costs_no_memory() {
+    let mut scene = Scene::new("server.log");
+    let n_bytes = 3 << 30;
+    scene.logs.append("server.log", "one\n");
+    scene.logs.open("server.log").set_len(4 + n_bytes).expect("made longer");
+    scene.logs.append("server.log", "two\n");
+    let shipper = scene.start();
+    scene.wait_for_records(2, &shipper);
+    let peak = shipper.peak_rss();
+    assert!(peak < 32 << 20, "{peak} bytes");
+    let counters = scene.stop(shipper);
+    assert_eq!(counter(&counters, "bytes_nul_skipped"), n_bytes);
+    assert_eq!(values_and_gaps(&mut scene).1, [(4, 4 + n_bytes)]);
+}
+
+// ---- filters ----
+
+#[test]
+fn events_that_a_filter_leaves_out_are_counted_and_the_others_arrive() {
+    let mut scene = Scene::new("server.log");
+    scene.set("[[input]]", "include_events", "['ERROR', 'WARN']");
+    scene.set("[[input]]", "exclude_events", "['^noise']");
+    let text = "ERROR one\nINFO two\nWARN three\nnoise ERROR\nERROR last\n";
+    scene.logs.append("server.log", text);
+    let shipper = scene.start();
+    scene.wait_for_records(3, &shipper);
+    let counters = scene.stop(shipper);
+    assert_eq!(scene.values(), ["ERROR one", "WARN three", "ERROR last"]);
+    for (name, expected) in [
+        ("events_read", 5),
+        ("events_filtered", 2),
+        ("records_acked", 3),
+        ("bytes_read", text.len() as u64),
+        ("bytes_filtered", 9 + 12),
+        ("bytes_acked", text.len() as u64 - 9 - 12),
+    ] {
+        assert_eq!(counter(&counters, name), expected, "{name}: {counters}");
+    }
+}
+
+#[test]
+fn a_file_of_which_nothing_is_kept_moves_its_offset_and_is_finished() {
+    let mut scene = Scene::new("server.log");
+    scene.set("[[input]]", "exclude_events", "['']");
+    scene.logs.append("server.log", lines(0..100));
+    let shipper = scene.start();
+    let n_bytes = lines(0..100).len() as u64;
+    scene.wait_for_entry("server.log", &format!("\"offset\":{n_bytes}"));
+    scene.logs.rename("server.log", "away");
+    shipper.wait_for_log("file finished", LIMIT);
+    let counters = scene.stop(shipper);
+    assert_eq!(counter(&counters, "bytes_filtered"), n_bytes);
+    assert_eq!(counter(&counters, "bytes_acked"), 0);
+    assert_eq!(scene.records().len(), 0);
 }
 
 // ---- multiline ----
@@ -112,6 +375,7 @@ fn a_stack_trace_is_one_event() {
     assert_eq!(values, [FIRST, TRACE, LAST].map(|event| event.as_bytes().to_vec()));
 }
 
+/// Torture: 31.
 #[test]
 fn a_trace_that_is_written_in_two_pieces_is_one_event() {
     let mut scene = Scene::new("server.log");
@@ -139,6 +403,7 @@ fn the_last_event_leaves_after_the_timeout_and_what_follows_is_an_event() {
     assert_eq!(covered(scene.records()).len(), 1);
 }
 
+/// Torture: 31, 39.
 #[test]
 fn an_event_that_was_open_at_a_stop_is_whole_after_the_restart() {
     let mut scene = Scene::new("server.log");
@@ -161,6 +426,10 @@ fn a_pattern_starts_events_and_the_profile_none_makes_each_line_one() {
         ("{ start = '^#' }", vec!["# one\n more", "# two"]),
         ("{ profile = \"none\" }", vec!["# one", " more", "# two"]),
         ("{ profile = \"kafka\" }", vec!["# one\n more\n# two"]),
+        ("{ profile = \"java\" }", vec!["# one\n more", "# two"]),
+        ("{ profile = \"python\" }", vec!["# one\n more", "# two"]),
+        ("{ continuation = '^#' }", vec!["# one", " more\n# two"]),
+        ("{ count = 2 }", vec!["# one\n more", "# two"]),
     ] {
         let mut scene = Scene::new("server.log");
         scene.set("[[input]]", "multiline", multiline);

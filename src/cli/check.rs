@@ -101,8 +101,16 @@ fn show_input(input: &InputConfig) -> String {
     match &input.multiline {
         Multiline::None => text += ", each line an event",
         Multiline::Kafka => text += ", events as Kafka writes them",
+        Multiline::Java => text += ", Java stack traces joined",
+        Multiline::Python => text += ", Python tracebacks joined",
         Multiline::Start(regex) => {
             let _ = write!(text, ", events begin with /{regex}/");
+        }
+        Multiline::Continuation(regex) => {
+            let _ = write!(text, ", lines with /{regex}/ belong to the event before");
+        }
+        Multiline::Count(count) => {
+            let _ = write!(text, ", {count} lines an event");
         }
     }
     match input.start_at {

@@ -2,7 +2,7 @@
 
 use super::problems::Problems;
 use super::values::{show_bytes, show_duration, topic};
-use super::{Config, Destination, IndexConfig};
+use super::{Config, Destination, Encoding, IndexConfig, InputConfig};
 
 /// What a record needs besides its value and static fields: key and headers, which hold the path
 /// twice (at most 4 KiB each), the host, and numbers.
@@ -53,11 +53,12 @@ fn check_inputs(config: &Config, problems: &mut Problems) {
         let fields = input.fields.iter();
         let fields_bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
         let overhead = OVERHEAD_MAX + fields_bytes;
-        if input.event_bytes_max + overhead > batch_bytes_max {
+        let event_bytes_max = utf8_bytes_max(input);
+        if event_bytes_max + overhead > batch_bytes_max {
             let what = format!(
                 "{} and {} for key and headers do not fit batch.bytes_max ({}); lower the one or \
                  raise the other",
-                show_bytes(input.event_bytes_max),
+                show_bytes(event_bytes_max),
                 show_bytes(overhead),
                 show_bytes(batch_bytes_max)
             );
@@ -70,6 +71,16 @@ fn check_inputs(config: &Config, problems: &mut Problems) {
                 problems.add(&format!("input[{n}].paths[{i}]"), what);
             }
         }
+    }
+}
+
+/// Returns how long the text of an event may be as UTF-8.
+fn utf8_bytes_max(input: &InputConfig) -> usize {
+    match input.encoding {
+        Encoding::Utf8 => input.event_bytes_max,
+        Encoding::Latin1 => 2 * input.event_bytes_max,
+        // Three bytes for a unit of two; half a unit at either end is one character each.
+        _ => input.event_bytes_max / 2 * 3 + 6,
     }
 }
 

@@ -12,7 +12,8 @@ use super::values::{
 };
 use super::{
     ArchiveConfig, BatchConfig, Compression, Config, Destination, DropPageCache,
-    ElasticsearchConfig, IndexConfig, InputConfig, KafkaConfig, Multiline, RouteConfig, StartAt,
+    ElasticsearchConfig, Encoding, IndexConfig, InputConfig, KafkaConfig, LineTooLong, Multiline,
+    RouteConfig, StartAt,
     TailConfig,
 };
 
@@ -115,6 +116,20 @@ fn kafka(t: &mut Table) -> KafkaConfig {
 fn input(t: &mut Table) -> InputConfig {
     t.require("paths", r#"paths = ["/var/log/kafka/server.log"]"#);
     t.require("topic", r#"topic = "broker-logs""#);
+    let encoding = t
+        .one_of(
+            "encoding",
+            &[
+                ("utf-8", Encoding::Utf8),
+                ("utf-16", Encoding::Utf16),
+                ("utf-16le", Encoding::Utf16Le),
+                ("utf-16be", Encoding::Utf16Be),
+                ("latin-1", Encoding::Latin1),
+            ],
+        )
+        .unwrap_or(Encoding::Utf8);
+    // As UTF-8 it must still fit a batch of the default size.
+    let event_bytes_max = if encoding == Encoding::Latin1 { 480 << 10 } else { 512 << 10 };
     InputConfig {
         paths: t.list("paths", path_glob),
         exclude: t.list("exclude", path_or_name_glob),
@@ -122,16 +137,26 @@ fn input(t: &mut Table) -> InputConfig {
         multiline: t
             .table(
                 "multiline",
-                r#"{ profile = "kafka" }, { profile = "none" } or { start = "REGEX" }"#,
+                r#"{ profile = "kafka" }, { start = "REGEX" }, { continuation = "REGEX" } or { count = 2 }"#,
                 multiline,
             )
             .unwrap_or(Multiline::Kafka),
         start_at: t
             .one_of("start_at", &[("beginning", StartAt::Beginning), ("end", StartAt::End)])
             .unwrap_or(StartAt::Beginning),
+        encoding,
         line_bytes_max: t.bytes("line_bytes_max", 256 << 10, 1 << 10),
-        event_bytes_max: t.bytes("event_bytes_max", 512 << 10, 1 << 10),
+        line_too_long: t
+            .one_of(
+                "line_too_long",
+                &[("truncate", LineTooLong::Truncate), ("split", LineTooLong::Split)],
+            )
+            .unwrap_or(LineTooLong::Truncate),
+        event_bytes_max: t.bytes("event_bytes_max", event_bytes_max, 1 << 10),
+        event_lines_max: t.count("event_lines_max", 10_000, COUNT_MAX),
         event_timeout: t.duration("event_timeout", ms(500), ms(1)),
+        include_events: t.list("include_events", regex),
+        exclude_events: t.list("exclude_events", regex),
         fields: t.map("fields", |key, value| {
             name(key)?;
             if OWN_HEADERS.contains(&key) || key.starts_with("route.") || key.starts_with("dlq.") {
@@ -143,16 +168,22 @@ fn input(t: &mut Table) -> InputConfig {
 }
 
 fn multiline(t: &mut Table) -> Multiline {
-    if t.has("profile") == t.has("start") {
-        t.problem("profile", "give either profile or start");
+    let given = ["profile", "start", "continuation", "count"].map(|key| t.has(key));
+    if given.into_iter().filter(|is_given| *is_given).count() != 1 {
+        t.problem("profile", "give either profile, start, continuation or count");
     }
     let profile = t.string("profile", |text| match text {
         "kafka" => Ok(Multiline::Kafka),
+        "java" => Ok(Multiline::Java),
+        "python" => Ok(Multiline::Python),
         "none" => Ok(Multiline::None),
-        _ => Err(format!("must be one of kafka, none, not {text:?}")),
+        _ => Err(format!("must be one of kafka, java, python, none, not {text:?}")),
     });
     let start = t.string("start", regex).map(Multiline::Start);
-    profile.or(start).unwrap_or(Multiline::Kafka)
+    let continuation = t.string("continuation", regex).map(Multiline::Continuation);
+    let count = t.count("count", 1, COUNT_MAX);
+    let custom = start.or(continuation).or(t.has("count").then_some(Multiline::Count(count)));
+    profile.or(custom).unwrap_or(Multiline::Kafka)
 }
 
 fn tail(t: &mut Table) -> TailConfig {

@@ -214,7 +214,7 @@ fn a_value_of_the_wrong_type_says_how_to_write_it() {
     check_input(
         "multiline = \"kafka\"",
         "input[0].multiline: must be one table, written { profile = \"kafka\" }, \
-         { profile = \"none\" } or { start = \"REGEX\" }",
+         { start = \"REGEX\" }, { continuation = \"REGEX\" } or { count = 2 }",
     );
     check_input(
         "line_bytes_max = 1.5",
@@ -402,14 +402,46 @@ fn patterns_of_files_and_lines_are_compiled() {
         "multiline = { start = \"(\" }",
         "input[0].multiline.start: \"(\" is no regular expression: unclosed group",
     );
-    check_input("multiline = {}", "input[0].multiline.profile: give either profile or start");
+    check_input(
+        "multiline = {}",
+        "input[0].multiline.profile: give either profile, start, continuation or count",
+    );
     check_input(
         "multiline = { profile = \"none\", start = \"a\" }",
-        "input[0].multiline.profile: give either profile or start",
+        "input[0].multiline.profile: give either profile, start, continuation or count",
     );
     check_input(
         "multiline = { profile = \"log4j\" }",
-        "input[0].multiline.profile: must be one of kafka, none, not \"log4j\"",
+        "input[0].multiline.profile: must be one of kafka, java, python, none, not \"log4j\"",
+    );
+    check_input(
+        "multiline = { continuation = \"^ \", count = 2 }",
+        "input[0].multiline.profile: give either profile, start, continuation or count",
+    );
+    check_input(
+        "multiline = { count = 0 }",
+        "input[0].multiline.count: must be between 1 and 2147483647, not 0",
+    );
+    check_input(
+        "event_lines_max = 0",
+        "input[0].event_lines_max: must be between 1 and 2147483647, not 0",
+    );
+    check_input(
+        "line_too_long = \"cut\"",
+        "input[0].line_too_long: must be one of truncate, split, not \"cut\"",
+    );
+    check_input(
+        "encoding = \"utf16\"",
+        "input[0].encoding: must be one of utf-8, utf-16, utf-16le, utf-16be, latin-1, not \
+         \"utf16\"; did you mean \"utf-16\"?",
+    );
+    check_input(
+        "include_events = \"ERROR\"",
+        "input[0].include_events: must be a list, written [\"...\"]",
+    );
+    check_input(
+        "exclude_events = [\"ok\", \"(\"]",
+        "input[0].exclude_events[1]: \"(\" is no regular expression: unclosed group",
     );
 }
 
@@ -438,6 +470,11 @@ fn limits_that_contradict_each_other_are_refused() {
     check_input(
         "event_bytes_max = \"1MB\"",
         "input[0].event_bytes_max: 1MB and 16KiB for key and headers do not fit batch.bytes_max \
+         (1MB); lower the one or raise the other",
+    );
+    check_input(
+        "event_bytes_max = \"512KiB\"\nencoding = \"latin-1\"",
+        "input[0].event_bytes_max: 1MiB and 16KiB for key and headers do not fit batch.bytes_max \
          (1MB); lower the one or raise the other",
     );
     check_input(

@@ -7,11 +7,12 @@
 //! | `file_id` | this life of this file |
 //! | `offset` | the event's first byte in it |
 //! | `length` | bytes of ground: content, cut bytes and last terminator |
-//! | `cut` | only where a line was too long: bytes that are not in the value |
-//! | `continued` | only where an event was too long: `1`, it goes on where the one before ended |
-//! | `partial` | only at a file's end: `1`, the last line has no terminator |
+//! | `cut` | only where a line was too long: bytes of the file that are not in the value |
+//! | `continued` | only where a line or event was too long: `1`, it goes on where the one before ended |
+//! | `partial` | only at a file's end or before a run of NULs: `1`, the last line has no terminator |
 //!
-//! Together they prove from the topic alone which bytes of a file arrived.
+//! Together they prove from the topic alone which bytes of a file arrived; what they leave out are
+//! runs of NULs and events that a filter dropped.
 
 use std::collections::BTreeMap;
 

@@ -17,8 +17,9 @@ use super::encode::Origin;
 use super::fingerprint::{Checksum, Inode, Stat};
 use super::harvester::Harvester;
 use super::journal::Replay;
-use super::multiline::EventBuffer;
+use super::multiline::{EventBuffer, Limits};
 use super::open_files::is_exhausted;
+use super::policy::{Filter, Said};
 use super::registry::{Entry, StoredPath};
 use super::resume::Ranges;
 use super::{Content, Finished, Hub, Life, OpenBatch, Phase, Stream};
@@ -409,12 +410,9 @@ impl Hub<'_> {
             phase,
             name,
             rotated,
-            events: EventBuffer::new(
-                begin.offset,
-                input.line_bytes_max,
-                input.event_bytes_max,
-                false,
-            ),
+            events: EventBuffer::new(begin.offset, Limits::of(input), false),
+            filter: Filter::default(),
+            said: Said::default(),
             harvester,
             number: begin.number,
             file_id: begin.file_id,
@@ -508,7 +506,8 @@ impl Hub<'_> {
     pub(super) fn forget_if_replaced(&mut self, source: SourceId) {
         let holds = |open: &OpenBatch| open.spans.iter().any(|span| span.source == source);
         let is_held = !self.ledger.is_settled(source) || self.open.iter().any(holds);
-        if !self.lives.contains_key(&source) && !is_held {
+        let is_alive = self.lives.contains_key(&source) || self.in_turn == Some(source);
+        if !is_alive && !is_held {
             self.ledger.close(source);
         }
     }

@@ -34,12 +34,12 @@ const FOLIO_BYTES_MAX: u64 = 8 << 20;
 /// What lines are found in.
 pub trait ReadAt {
     /// Reads some bytes from `offset` on; 0 where they end for now.
-    fn read_at(self, room: &mut [u8], offset: u64) -> io::Result<usize>;
+    fn read_at(&mut self, room: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
 impl ReadAt for &File {
-    fn read_at(self, room: &mut [u8], offset: u64) -> io::Result<usize> {
-        FileExt::read_at(self, room, offset)
+    fn read_at(&mut self, room: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(*self, room, offset)
     }
 }
 
@@ -51,9 +51,9 @@ enum Bytes {
 }
 
 impl ReadAt for &mut Bytes {
-    fn read_at(self, room: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_at(&mut self, room: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
-            Bytes::Plain(file) => ReadAt::read_at(&*file, room, offset),
+            Bytes::Plain(file) => ReadAt::read_at(&mut &*file, room, offset),
         }
     }
 }
@@ -65,7 +65,7 @@ struct Until<'a> {
 }
 
 impl ReadAt for Until<'_> {
-    fn read_at(self, room: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_at(&mut self, room: &mut [u8], offset: u64) -> io::Result<usize> {
         let left = usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX);
         let n_wanted = room.len().min(left);
         self.bytes.read_at(&mut room[..n_wanted], offset)

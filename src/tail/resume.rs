@@ -26,7 +26,8 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::journal::{Replay, ReplayedBatch, Segment, SentBatch};
-use super::multiline::EventBuffer;
+use super::multiline::{EventBuffer, Limits};
+use super::policy::Filter;
 use super::registry::Entry;
 use super::restored::Restored;
 use super::{Content, Hub, Life};
@@ -527,8 +528,7 @@ impl Hub<'_> {
             }
             let life = self.lives.get_mut(source).expect("build_again() has seen it");
             let input = &self.streams[life.stream].input;
-            life.events =
-                EventBuffer::new(*end, input.line_bytes_max, input.event_bytes_max, false);
+            life.events = EventBuffer::new(*end, Limits::of(input), false);
             if let Err(error) = life.harvester.go_on_at(*end) {
                 log::warn!("{}: cannot be read: {error}", life.name.display());
             }
@@ -595,26 +595,26 @@ impl Hub<'_> {
             let mut life = self.lives.remove(&segment.source).expect("follows() has seen it");
             let built = self.build_segment(&mut life, segment, timestamp_ms, &mut records);
             self.lives.insert(life.source, life);
-            built?;
+            let n_dropped = built?;
+            if n_dropped > 0 {
+                *self.dropped_in.entry(sent.batch).or_default() += n_dropped;
+            }
         }
         Ok(records)
     }
 
+    /// Appends the records of a segment; returns how many bytes of it have none.
     fn build_segment(
         &mut self,
         life: &mut Life,
         segment: &Segment,
         timestamp_ms: i64,
         records: &mut RecordArena,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         let input = Arc::clone(&self.streams[life.stream].input);
-        let mut events = EventBuffer::new(
-            segment.start,
-            input.line_bytes_max,
-            input.event_bytes_max,
-            segment.continued,
-        );
-        let (mut n_events, mut n_lines) = (0, 0);
+        let mut events = EventBuffer::new(segment.start, Limits::of(&input), segment.continued);
+        let (mut filter, mut room) = (Filter::default(), Vec::new());
+        let (mut n_events, mut n_lines, mut n_dropped) = (0, 0, 0);
         while events.event_offset() < segment.end {
             let Some(event) = events.peek(&input.multiline) else {
                 if life.harvester.read_again(&mut events, segment.end)? == 0 {
@@ -628,13 +628,24 @@ impl Hub<'_> {
                 }
                 continue;
             };
+            if event.is_nuls {
+                self.count_nuls(life, &event);
+                n_dropped += event.end - event.start;
+                events.consume();
+                continue;
+            }
             if life.origin.is_none() {
                 let content = events.content(&event).to_vec();
                 self.name_life(life, &content);
             }
             let origin = life.origin.as_ref().expect("named above");
-            let content = events.content(&event);
-            origin.encode(timestamp_ms, &event, content, &mut self.scratch, records);
+            let text = events.text(&event, &mut room);
+            if filter.passes(&input, &event, text) {
+                origin.encode(timestamp_ms, &event, text, &mut self.scratch, records);
+            } else {
+                self.count_filtered(life, &event);
+                n_dropped += event.end - event.start;
+            }
             n_events += 1;
             n_lines += u64::from(event.n_lines);
             events.consume();
@@ -642,7 +653,7 @@ impl Hub<'_> {
         self.counters.bytes_read.add(segment.end - segment.start);
         self.counters.events_read.add(n_events);
         self.counters.lines_read.add(n_lines);
-        Ok(())
+        Ok(n_dropped)
     }
 }
 

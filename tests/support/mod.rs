@@ -205,6 +205,9 @@ impl TopicReader {
             .set("group.id", "test-reader")
             .set("enable.auto.commit", "false")
             .set("reconnect.backoff.max.ms", "200")
+            // A process of another test may have been started with a copy of the mock broker's end
+            // of the connection, which then outlives the broker that closed it.
+            .set("socket.timeout.ms", "3000")
             // The mock cluster answers a fetch only when this is over.
             .set("fetch.wait.max.ms", "10")
             .set("isolation.level", "read_committed")
