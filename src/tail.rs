@@ -19,6 +19,8 @@ mod feedback;
 mod files;
 pub mod fingerprint;
 mod folders;
+pub mod gzip;
+mod gzipped;
 pub mod harvester;
 pub mod lines;
 pub mod multiline;
@@ -54,6 +56,7 @@ use encode::Origin;
 use feedback::{Feedback, News};
 use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
 use folders::Folders;
+use gzipped::Unready;
 use harvester::{Harvester, Look, OpenFiles};
 use multiline::EventBuffer;
 use registry::trouble::SaveTrouble;
@@ -101,6 +104,7 @@ struct Hub<'a> {
     had_registry: bool,
     folders: Folders,
     held: HashMap<Inode, Held>,
+    unready: HashMap<Inode, Unready>,
     /// Files that were born and written later were not there when this process began.
     started_ns: i64,
     /// Names that cannot be read, with when that was last seen.
@@ -219,8 +223,11 @@ struct Finished {
     is_matched: bool,
     /// The last scan that saw it.
     seen_in_scan: u64,
-    /// Looks in a row that should have seen it and did not.
+    /// Looks in a row that should have seen it and did not, and when the first of them was.
     n_missed: u32,
+    missed_since: Option<Instant>,
+    /// A gzip'd file was found to hold what it held.
+    is_gzipped_again: bool,
 }
 
 struct OpenBatch {
@@ -284,6 +291,7 @@ impl<'a> Hub<'a> {
             restored: Restored::new(restored),
             folders: Folders::default(),
             held: HashMap::new(),
+            unready: HashMap::new(),
             started_ns: folders::start_ns(),
             refused: HashMap::new(),
             open_files: OpenFiles::default(),
@@ -430,7 +438,7 @@ impl<'a> Hub<'a> {
         let turn_bytes = if self.throttle.is_some() { 1 } else { TURN_BYTES };
         // A file that was overwritten while much of it was unread may be longer again than what
         // was read: the bytes that follow are another file's.
-        let n_unread = life.harvester.stat().size.saturating_sub(life.events.read_offset());
+        let n_unread = life.n_unread();
         if !life.at_end && matches!(life.look()?, Look::Replaced) {
             return Ok(Turn::Truncated { n_unread });
         }
@@ -452,7 +460,8 @@ impl<'a> Hub<'a> {
                     self.counters.bytes_read.add(n as u64);
                     life.grown_at = now;
                     // While it can be had: it tells whose copy a file is that was truncated.
-                    if life.head.head_can_grow(life.harvester.stat().size) {
+                    let is_plain = !life.harvester.is_gzipped();
+                    if is_plain && life.head.head_can_grow(life.harvester.stat().size) {
                         life.head = life.harvester.head()?;
                     }
                 }
@@ -922,6 +931,14 @@ impl Life {
         matches!(self.phase, Phase::Reading | Phase::Lingering)
     }
 
+    /// Bytes that were last seen and not read, as far as the file's size tells.
+    fn n_unread(&self) -> u64 {
+        match self.harvester.is_gzipped() {
+            true => 0,
+            false => self.harvester.stat().size.saturating_sub(self.events.read_offset()),
+        }
+    }
+
     /// Looks whether a file has changed behind what was read of it.
     fn look(&mut self) -> io::Result<Look> {
         self.harvester.look(self.events.read_offset())
@@ -944,6 +961,13 @@ impl Life {
     /// An error in reading them leaves them as they were; the next save tries again, and a guard
     /// that does not fit its offset would only begin a new life.
     fn note_checksums(&mut self, offset: u64) {
+        if self.harvester.is_gzipped() {
+            if self.saved_offset != Some(offset) {
+                self.last_seen_ms = now_ms();
+            }
+            self.saved_offset = Some(offset);
+            return;
+        }
         // A copy may end before what was read of the original.
         let is_spent = self.content == Content::Spent;
         let offset = if is_spent { offset.min(self.harvester.stat().size) } else { offset };
@@ -979,6 +1003,7 @@ impl Life {
             guard: self.guard,
             done: false,
             size: stat.size,
+            gzipped: self.harvester.is_gzipped(),
             first_seen_ms: self.first_seen_ms,
             last_seen_ms: self.last_seen_ms,
             missed_since_ms: None,

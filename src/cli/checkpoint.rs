@@ -434,6 +434,7 @@ mod tests {
             guard: Checksum::default(),
             done,
             size: offset,
+            gzipped: false,
             first_seen_ms: 1,
             last_seen_ms: 1_795_389_600_000,
             missed_since_ms: None,

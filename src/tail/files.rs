@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::discover::{self, Found, Hint, Scan};
 use super::encode::{self, Origin};
 use super::fingerprint::{Checksum, Inode, Stat};
+use super::gzip;
 use super::harvester::Harvester;
 use super::multiline::EventBuffer;
 use super::open_files::is_exhausted;
@@ -117,6 +118,9 @@ impl Hub<'_> {
             self.scan_soon();
         }
         self.find_siblings(&mut arrivals);
+        if first {
+            self.find_restored_gzipped(&mut arrivals);
+        }
         for (stream, mut found) in arrivals {
             let path = &self.streams[stream].path;
             found.sort_by_cached_key(|found| {
@@ -292,8 +296,17 @@ impl Hub<'_> {
         if self.by_inode.contains_key(&stat.inode) {
             return;
         }
-        self.refused.remove(&found.path);
         let found = Found { stat, ..found };
+        match gzip::is_gzipped(&file) {
+            Ok(false) if !self.is_refused_as_compressed(&found, &file) => {}
+            Ok(false) => return,
+            Ok(true) => return self.add_gzipped(stream, found, file, first),
+            Err(error) => {
+                self.folders.look_again(&found.path);
+                return self.warn_once(&found.path, &error.to_string());
+            }
+        }
+        self.refused.remove(&found.path);
         let known = self.take_entry(&stat);
         let identity =
             known.as_ref().map_or(Ok(Identity::Other), |entry| compare(entry, &file, &stat));
@@ -343,7 +356,7 @@ impl Hub<'_> {
     }
 
     /// Returns, and forgets, what is remembered of a file.
-    fn take_entry(&mut self, stat: &Stat) -> Option<Entry> {
+    pub(super) fn take_entry(&mut self, stat: &Stat) -> Option<Entry> {
         match self.finished.remove(&stat.inode) {
             Some(finished) => Some(finished.entry),
             None => self.restored.take(stat),
@@ -471,7 +484,7 @@ impl Hub<'_> {
         }
     }
 
-    fn log_truncated(&self, name: &Path, offset: u64, size: u64) {
+    pub(super) fn log_truncated(&self, name: &Path, offset: u64, size: u64) {
         self.counters.files_truncated.add(1);
         log::warn!(
             "file truncated or overwritten: name={} read_offset={offset} size={size}; reading it \
@@ -585,7 +598,7 @@ impl Hub<'_> {
         self.dirty = true;
         log::info!("file finished: name={} offset={offset}", life.name.display());
         let stat = life.stat_now().unwrap_or(*life.harvester.stat());
-        if stat.n_links > 0 && !life.gone {
+        if !life.gone {
             let mut entry = life.entry(&self.streams[life.stream].path, offset);
             entry.done = true;
             entry.mtime_ns = stat.mtime_ns;
@@ -594,16 +607,26 @@ impl Hub<'_> {
         }
     }
 
-    fn remember_found(&mut self, entry: Entry, found: &Found) {
+    pub(super) fn remember_found(&mut self, entry: Entry, found: &Found) {
         let Found { path, stat, .. } = found;
         let (name, mtime_ns) = (StoredPath::from(path.as_path()), stat.mtime_ns);
         let entry = Entry { name, inode: stat.inode, mtime_ns, ..entry };
         self.remember(found.stat.inode, entry, !found.is_sibling);
     }
 
-    fn remember(&mut self, inode: Inode, entry: Entry, is_matched: bool) {
+    pub(super) fn remember(&mut self, inode: Inode, entry: Entry, is_matched: bool) {
         let seen_in_scan = self.n_scans;
-        self.finished.insert(inode, Finished { entry, is_matched, seen_in_scan, n_missed: 0 });
+        self.finished.insert(
+            inode,
+            Finished {
+                entry,
+                is_matched,
+                seen_in_scan,
+                n_missed: 0,
+                missed_since: None,
+                is_gzipped_again: false,
+            },
+        );
         self.dirty = true;
     }
 }
@@ -612,9 +635,8 @@ impl Finished {
     /// Tells whether the file is as it was when it was finished, as far as the file system tells.
     pub(super) fn is_unchanged(&self, stat: &Stat) -> bool {
         let entry = &self.entry;
-        entry.btime_ns == stat.btime_ns
-            && entry.offset == stat.size
-            && entry.mtime_ns == stat.mtime_ns
+        let size = if entry.gzipped { entry.size } else { entry.offset };
+        entry.btime_ns == stat.btime_ns && size == stat.size && entry.mtime_ns == stat.mtime_ns
     }
 }
 
@@ -625,8 +647,10 @@ fn is_older(life: &Life, other: &Life) -> bool {
         return life.rotated;
     }
     let (stat, other_stat) = (life.harvester.stat(), other.harvester.stat());
+    // A gzip'd file keeps the last write of what it holds, and is born later.
+    let is_plain = !life.harvester.is_gzipped() && !other.harvester.is_gzipped();
     let age = |stat: &Stat, life: &Life| (stat.mtime_ns, stat.btime_ns, discover::rank(&life.name));
-    age(stat, life) < age(other_stat, other) && stat.btime_ns <= other_stat.btime_ns
+    age(stat, life) < age(other_stat, other) && !(is_plain && stat.btime_ns > other_stat.btime_ns)
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Hub;
 use super::discover::{self, Found};
@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// Looks in a row that must miss a finished file before it is forgotten: a look in the middle of a
 /// chain of renames sees some files under neither name, and what was forgotten is shipped again.
 const ABSENT_LOOKS: u32 = 10;
+
+/// How long they must have missed it: its gzip'd successor may take a while to be recognised.
+const ABSENT_FOR: Duration = Duration::from_secs(60);
 
 /// Folders that hold files of streams.
 #[derive(Debug, Default)]
@@ -86,7 +89,7 @@ pub(super) fn start_ns() -> i64 {
     ns_of(SystemTime::now() - TICK)
 }
 
-fn ns_of(time: SystemTime) -> i64 {
+pub(super) fn ns_of(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
 }
 
@@ -144,12 +147,12 @@ impl Hub<'_> {
 
     /// Forgets finished files that are gone: those that looks at their folder do not show.
     pub(super) fn forget_absent(&mut self, is_scan_complete: bool) {
-        let n_scans = self.n_scans;
+        let (n_scans, now) = (self.n_scans, Instant::now());
         let listed = &self.folders.listed;
         let n_before = self.finished.len();
         self.finished.retain(|_, file| {
             if file.seen_in_scan == n_scans {
-                file.n_missed = 0;
+                (file.n_missed, file.missed_since) = (0, None);
                 return true;
             }
             let name = PathBuf::from(&file.entry.name);
@@ -162,10 +165,11 @@ impl Hub<'_> {
                 }
                 None => None,
             };
+            let since = *file.missed_since.get_or_insert(now);
             if device == Some(file.entry.inode.dev) {
                 file.n_missed += 1;
             }
-            file.n_missed < ABSENT_LOOKS
+            file.n_missed < ABSENT_LOOKS || now < since + ABSENT_FOR
         });
         self.dirty |= self.finished.len() != n_before;
     }
