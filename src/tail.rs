@@ -54,7 +54,7 @@ use copies::Held;
 use discover::{Hints, Patterns};
 use encode::Origin;
 use feedback::{Feedback, News};
-use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
+use fingerprint::{Checksum, FileKey, GUARD_BYTES_MAX, Inode, Stat};
 use folders::Folders;
 use gzipped::Unready;
 use harvester::{Harvester, Look, OpenFiles};
@@ -98,7 +98,7 @@ struct Hub<'a> {
     lives: HashMap<SourceId, Life>,
     by_inode: HashMap<Inode, SourceId>,
     by_name: HashMap<PathBuf, SourceId>,
-    finished: HashMap<Inode, Finished>,
+    finished: HashMap<FileKey, Finished>,
     /// What the registry said and no file has been found for yet.
     restored: Restored,
     had_registry: bool,

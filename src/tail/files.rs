@@ -180,7 +180,7 @@ impl Hub<'_> {
             self.by_name.insert(found.path.clone(), source);
             return true;
         }
-        let Some(finished) = self.finished.get_mut(&found.stat.inode) else {
+        let Some(finished) = self.finished.get_mut(&found.stat.key()) else {
             return false;
         };
         finished.seen_in_scan = self.n_scans;
@@ -357,7 +357,7 @@ impl Hub<'_> {
 
     /// Returns, and forgets, what is remembered of a file.
     pub(super) fn take_entry(&mut self, stat: &Stat) -> Option<Entry> {
-        match self.finished.remove(&stat.inode) {
+        match self.finished.remove(&stat.key()) {
             Some(finished) => Some(finished.entry),
             None => self.restored.take(stat),
         }
@@ -603,7 +603,7 @@ impl Hub<'_> {
             entry.done = true;
             entry.mtime_ns = stat.mtime_ns;
             let is_matched = life.seen_in_scan == self.n_scans;
-            self.remember(stat.inode, entry, is_matched);
+            self.remember(entry, is_matched);
         }
     }
 
@@ -611,13 +611,13 @@ impl Hub<'_> {
         let Found { path, stat, .. } = found;
         let (name, mtime_ns) = (StoredPath::from(path.as_path()), stat.mtime_ns);
         let entry = Entry { name, inode: stat.inode, mtime_ns, ..entry };
-        self.remember(found.stat.inode, entry, !found.is_sibling);
+        self.remember(entry, !found.is_sibling);
     }
 
-    pub(super) fn remember(&mut self, inode: Inode, entry: Entry, is_matched: bool) {
+    pub(super) fn remember(&mut self, entry: Entry, is_matched: bool) {
         let seen_in_scan = self.n_scans;
         self.finished.insert(
-            inode,
+            (entry.inode, entry.btime_ns),
             Finished {
                 entry,
                 is_matched,

@@ -116,10 +116,10 @@ impl Hub<'_> {
             self.note_found(source, name, stat);
             return true;
         }
-        let Some(finished) = self.finished.get_mut(&stat.inode) else {
+        let Some(finished) = self.finished.get_mut(&stat.key()) else {
             return false;
         };
-        if finished.entry.btime_ns == stat.btime_ns && finished.seen_in_scan != self.n_scans {
+        if finished.seen_in_scan != self.n_scans {
             finished.seen_in_scan = self.n_scans;
             finished.entry.name = StoredPath::from(name);
         }
@@ -130,8 +130,7 @@ impl Hub<'_> {
     /// it is known and not finished, or was written after all that is known of its stream.
     fn stream_of_sibling(&self, name: &Path, stat: &Stat) -> Option<usize> {
         let remembered = self.restored.get(stat);
-        let finished = self.finished.get(&stat.inode).map(|file| &file.entry);
-        let finished = finished.filter(|entry| entry.btime_ns == stat.btime_ns);
+        let finished = self.finished.get(&stat.key()).map(|file| &file.entry);
         if let Some(entry) = remembered.or(finished) {
             return self.stream_of.get(&PathBuf::from(&entry.path)).copied();
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::discover::Found;
 use super::files::{Begin, Place};
-use super::fingerprint::{Checksum, Inode, Stat, read_range};
+use super::fingerprint::{Checksum, FileKey, Stat, read_range};
 use super::folders::ns_of;
 use super::gzip::{Problem, Survey};
 use super::harvester::Harvester;
@@ -87,7 +87,7 @@ impl Hub<'_> {
             }
             return self.resume_gzipped(stream, found, file, entry);
         }
-        let looked_into = self.look_into(stream, &found, &file, first);
+        let looked_into = self.look_into(stream, &found, &file);
         let (survey, finished) = match looked_into {
             Ok(Some(looked_into)) => looked_into,
             Ok(None) => {
@@ -111,8 +111,8 @@ impl Hub<'_> {
         if let Some(entry) = known.clone().filter(goes_on) {
             return self.resume_gzipped(stream, found, file, entry);
         }
-        if let Some(inode) = finished {
-            return self.know_gzipped_again(stream, found, file, &survey, inode);
+        if let Some(former) = finished {
+            return self.know_gzipped_again(stream, found, file, &survey, former);
         }
         if let Some(problem) = &survey.problem {
             self.counters.files_damaged.add(1);
@@ -139,18 +139,19 @@ impl Hub<'_> {
         stream: usize,
         found: &Found,
         file: &File,
-        first: bool,
-    ) -> io::Result<Option<(Survey, Option<Inode>)>> {
+    ) -> io::Result<Option<(Survey, Option<FileKey>)>> {
         // One that is whole is ready; the pause spares looking at one that grows again and again.
-        if !first && !self.has_been_quiet(found, QUIET) {
+        if self.unready.contains_key(&found.stat.inode) && !self.has_been_quiet(found, QUIET) {
             return Ok(None);
         }
         let head = gzip::head_of(file.try_clone()?)?;
         let is_live = self.lives.values().any(|life| {
-            let is_candidate = life.stream == stream && life.rotated && life.head.len > 0;
+            // Not, or not any more, what the path names.
+            let is_rotated = life.rotated || life.seen_in_scan != self.n_scans;
+            let is_candidate = life.stream == stream && is_rotated && life.head.len > 0;
             is_candidate && head.begins_with(&life.head)
         });
-        if is_live {
+        if is_live || self.awaits_truncation(stream) {
             // What holds its bytes is still being read.
             return Ok(None);
         }
@@ -162,7 +163,7 @@ impl Hub<'_> {
         let stalled = self.config.tail.rotate_grace.max(QUIET);
         let source = found.path.with_extension("");
         if survey.problem == Some(Problem::Cut)
-            && (source.exists() || !self.has_been_quiet(found, stalled))
+            && (!self.has_been_quiet(found, stalled) || source.exists())
         {
             return Ok(None);
         }
@@ -172,11 +173,12 @@ impl Hub<'_> {
             .iter()
             .filter(|(_, file)| !file.is_gzipped_again && is_of_stream(&file.entry))
             .filter(|(_, file)| is_held_by(&file.entry, &survey))
-            .map(|(inode, file)| (of_same_write(&file.entry), file.entry.mtime_ns, *inode))
+            .map(|(key, file)| (of_same_write(&file.entry), file.entry.mtime_ns, *key))
             .collect();
-        matching
-            .sort_unstable_by_key(|(is_other, mtime_ns, inode)| (*is_other, *mtime_ns, inode.ino));
-        Ok(Some((survey, matching.first().map(|(_, _, inode)| *inode))))
+        matching.sort_unstable_by_key(|(is_other, mtime_ns, (inode, _))| {
+            (*is_other, *mtime_ns, inode.ino)
+        });
+        Ok(Some((survey, matching.first().map(|(_, _, key)| *key))))
     }
 
     /// Remembers a gzip'd file as the finished one it was made of; what had been written to that
@@ -187,9 +189,9 @@ impl Hub<'_> {
         found: Found,
         file: File,
         survey: &Survey,
-        inode: Inode,
+        former: FileKey,
     ) {
-        let finished = self.finished.get_mut(&inode).expect("found above");
+        let finished = self.finished.get_mut(&former).expect("found above");
         finished.is_gzipped_again = true;
         let entry = gzipped_entry(finished.entry.clone(), &found, survey);
         log::info!(
@@ -299,13 +301,13 @@ fn survey_of(path: &Path, entries: &[Entry]) -> Option<Survey> {
 }
 
 /// Tells whether a gzip'd file holds the bytes that are remembered of a plain one.
-fn is_held_by(entry: &Entry, survey: &Survey) -> bool {
+pub(super) fn is_held_by(entry: &Entry, survey: &Survey) -> bool {
     let has_all = survey.len >= entry.offset && survey.has_guard(entry.offset, &entry.guard);
     !entry.gzipped && entry.offset > 0 && survey.head.begins_with(&entry.head) && has_all
 }
 
 /// Returns what is remembered of a file after it was compressed.
-fn gzipped_entry(entry: Entry, found: &Found, survey: &Survey) -> Entry {
+pub(super) fn gzipped_entry(entry: Entry, found: &Found, survey: &Survey) -> Entry {
     Entry {
         name: StoredPath::from(found.path.as_path()),
         inode: found.stat.inode,

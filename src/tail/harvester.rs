@@ -281,6 +281,11 @@ impl Harvester {
         Ok(len > 0 && bytes.len() as u64 == len && self.last_bytes.starts_with(&bytes))
     }
 
+    /// Returns the checksum of the last bytes that were read.
+    pub fn last_checksum(&self) -> Checksum {
+        Checksum::of(&self.last_bytes)
+    }
+
     fn file(&self) -> io::Result<&File> {
         self.open.as_ref().map(|(bytes, _)| bytes.file()).ok_or_else(parked)
     }
