@@ -185,6 +185,8 @@ struct Life {
     name: PathBuf,
     /// It is not, or no longer, what its stream's path names.
     rotated: bool,
+    /// Its stream's path is a symbolic link to it.
+    is_linked: bool,
     harvester: Harvester,
     number: u32,
     file_id: Option<String>,

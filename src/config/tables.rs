@@ -115,6 +115,7 @@ fn input(t: &mut Table) -> InputConfig {
     InputConfig {
         paths: t.list("paths", path_glob),
         exclude: t.list("exclude", path_or_name_glob),
+        follow_symlinks: t.bool("follow_symlinks", false),
         topic: t.string("topic", topic).unwrap_or_default(),
         multiline: t
             .table(

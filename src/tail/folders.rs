@@ -104,7 +104,7 @@ impl Hub<'_> {
                 continue;
             }
             if let Some(stream) = self.stream_of_sibling(&name, &stat) {
-                let found = Found { path: name, input: 0, stat, is_sibling: true };
+                let found = Found { path: name, link: None, input: 0, stat, is_sibling: true };
                 arrivals.entry(stream).or_default().push(found);
             }
         }
@@ -113,7 +113,7 @@ impl Hub<'_> {
     /// Notes the name of a file that is known and that no pattern led to.
     fn is_known_sibling(&mut self, name: &Path, stat: &Stat) -> bool {
         if let Some(&source) = self.by_inode.get(&stat.inode) {
-            self.note_found(source, name, stat);
+            self.note_found(source, name, None, stat);
             return true;
         }
         let Some(finished) = self.finished.get_mut(&stat.key()) else {
@@ -152,6 +152,9 @@ impl Hub<'_> {
         self.finished.retain(|_, file| {
             if file.seen_in_scan == n_scans {
                 (file.n_missed, file.missed_since) = (0, None);
+                return true;
+            }
+            if !file.is_matched && listed.is_empty() {
                 return true;
             }
             let name = PathBuf::from(&file.entry.name);

@@ -3,7 +3,8 @@
 //! A rotated file that is compressed is the same file to its readers. It is known by its
 //! decompressed head and the bytes before the offset that is remembered of it, and goes on there;
 //! one that was read to its end is remembered as finished under its new name, and never read
-//! again. What is still being written is waited for.
+//! again. What is still being written is waited for. To know a file it is decompressed once, while
+//! the hub does nothing else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -39,7 +40,7 @@ const FOREIGN: [(&str, &[u8]); 6] = [
 pub(super) struct Unready {
     size: u64,
     mtime_ns: i64,
-    since: Instant,
+    pub(super) since: Instant,
 }
 
 impl Hub<'_> {
@@ -167,13 +168,13 @@ impl Hub<'_> {
         {
             return Ok(None);
         }
-        let of_same_write = |entry: &Entry| entry.mtime_ns != found.stat.mtime_ns;
+        let is_other_write = |entry: &Entry| entry.mtime_ns != found.stat.mtime_ns;
         let mut matching: Vec<_> = self
             .finished
             .iter()
             .filter(|(_, file)| !file.is_gzipped_again && is_of_stream(&file.entry))
             .filter(|(_, file)| is_held_by(&file.entry, &survey))
-            .map(|(key, file)| (of_same_write(&file.entry), file.entry.mtime_ns, *key))
+            .map(|(key, file)| (is_other_write(&file.entry), file.entry.mtime_ns, *key))
             .collect();
         matching.sort_unstable_by_key(|(is_other, mtime_ns, (inode, _))| {
             (*is_other, *mtime_ns, inode.ino)
@@ -213,6 +214,7 @@ impl Hub<'_> {
             number: entry.life,
             file_id: entry.file_id,
             first_seen_ms: entry.first_seen_ms,
+            is_linked: false,
             place: if entry.done { Place::Late } else { Place::ByAge },
         };
         self.open_gzipped(stream, found, file, entry.head, begin);
@@ -234,24 +236,21 @@ impl Hub<'_> {
     /// Finds, at the start, files that were compressed while the shipper was stopped, whatever
     /// their names are: what is remembered of the file is then remembered of the gzip'd one.
     pub(super) fn find_restored_gzipped(&mut self, arrivals: &mut BTreeMap<usize, Vec<Found>>) {
-        let mut folders: HashMap<PathBuf, Vec<(PathBuf, Stat)>> = HashMap::new();
-        let paths: Vec<PathBuf> = self.restored.paths().map(Path::to_path_buf).collect();
-        for path in paths {
-            let Some(&stream) = self.stream_of.get(&path) else { continue };
+        let mut folders: HashMap<PathBuf, Folder> = HashMap::new();
+        let mut streams: BTreeMap<PathBuf, Vec<Entry>> = BTreeMap::new();
+        for entry in self.restored.iter().filter(|entry| !entry.gzipped) {
+            let path = PathBuf::from(&entry.path);
             let folder = path.parent().unwrap_or(Path::new("/"));
-            let files = folders
-                .entry(folder.to_path_buf())
-                .or_insert_with(|| discover::list(folder).unwrap_or_default());
-            let stored = StoredPath::from(path.as_path());
-            let entries =
-                self.restored.iter().filter(|entry| entry.path == stored && !entry.gzipped);
-            let mut absent: Vec<Entry> = entries.cloned().collect();
-            if absent.is_empty() {
-                continue;
+            if !folders.contains_key(folder) {
+                folders.insert(folder.to_path_buf(), Folder::list(folder));
             }
-            let there: HashSet<_> =
-                files.iter().map(|(_, stat)| (stat.inode.ino, stat.btime_ns)).collect();
-            absent.retain(|entry| !there.contains(&(entry.inode.ino, entry.btime_ns)));
+            if !folders[folder].keys.contains(&(entry.inode.ino, entry.btime_ns)) {
+                streams.entry(path).or_default().push(entry.clone());
+            }
+        }
+        for (path, mut absent) in streams {
+            let Some(&stream) = self.stream_of.get(&path) else { continue };
+            let files = &folders[path.parent().unwrap_or(Path::new("/"))].files;
             absent.sort_by_key(|entry| entry.mtime_ns);
             let mut gzipped: Vec<&(PathBuf, Stat)> = files
                 .iter()
@@ -267,7 +266,13 @@ impl Hub<'_> {
                 let is_other_write = |entry: &&Entry| entry.mtime_ns != stat.mtime_ns;
                 let Some(entry) = matching.min_by_key(is_other_write).cloned() else { continue };
                 absent.retain(|other| *other != entry);
-                let found = Found { path: name.clone(), input: 0, stat: *stat, is_sibling: true };
+                let found = Found {
+                    path: name.clone(),
+                    link: None,
+                    input: 0,
+                    stat: *stat,
+                    is_sibling: true,
+                };
                 self.restore_gzipped(entry, &found, &survey);
                 let arriving = arrivals.entry(stream).or_default();
                 if arriving.iter().all(|other| other.stat.inode != stat.inode) {
@@ -287,6 +292,21 @@ impl Hub<'_> {
             entry.offset
         );
         self.restored.extend([gzipped_entry(entry, found, survey)]);
+    }
+}
+
+/// The files of a folder, and what tells each of them from all others on its device.
+struct Folder {
+    files: Vec<(PathBuf, Stat)>,
+    keys: HashSet<(u64, Option<i64>)>,
+}
+
+impl Folder {
+    /// One that cannot be read has no files.
+    fn list(folder: &Path) -> Folder {
+        let files = discover::list(folder).unwrap_or_default();
+        let keys = files.iter().map(|(_, stat)| (stat.inode.ino, stat.btime_ns)).collect();
+        Folder { files, keys }
     }
 }
 
