@@ -151,6 +151,9 @@ pub struct InputConfig {
     pub paths: Vec<String>,
     /// Globs of paths, or of file names where they hold no slash, to leave out. Default: none.
     pub exclude: Vec<String>,
+    /// Read what a symbolic link under `paths` leads to, and follow the link when it is switched.
+    /// Default: `false`, for whoever may write to the folder could have any file shipped.
+    pub follow_symlinks: bool,
     /// The topic for the events. No default: must be given.
     pub topic: String,
     /// How lines become events: a profile (`kafka`, `java`, `python`, or `none`: each line is one),

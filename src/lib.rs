@@ -8,8 +8,9 @@
 //!
 //! **Walk 1, files to a topic** ([`tail`]): [`tail::discover`] finds the files that the
 //! configuration names and [`tail::fingerprint`] says which file each is, whatever its name.
-//! [`tail::harvester`] reads its bytes, [`tail::lines`] finds lines in them, [`tail::multiline`]
-//! joins them to events, [`tail::encode`] writes each into the [`batch`] of its partition.
+//! [`tail::harvester`] reads its bytes, through [`tail::gzip`] where it was compressed,
+//! [`tail::lines`] finds lines in them, [`tail::multiline`] joins them to events, [`tail::encode`]
+//! writes each into the [`batch`] of its partition.
 //! [`kafka::producer`] delivers the batch, [`ledger`] moves the settled prefix of each file,
 //! [`tail::journal`] and [`tail::registry`] put it on disk, where [`cli::checkpoint`] shows and
 //! changes it. A process that comes after a crash goes on as the same producer (`tail::resume`).

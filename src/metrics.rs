@@ -47,6 +47,8 @@ pub struct TailCounters {
     pub files_truncated: Counter,
     /// Bytes that were known to be there and were gone before they could be read.
     pub bytes_lost: Counter,
+    /// Gzip'd files that end too early or cannot be decompressed to their end.
+    pub files_damaged: Counter,
     /// Deleted files that are still open, as of the last scan.
     pub deleted_files_held: Counter,
     /// The bytes that the disk keeps for them.
@@ -108,6 +110,7 @@ impl fmt::Display for TailCounters {
             ("files_finished", &self.files_finished),
             ("files_truncated", &self.files_truncated),
             ("bytes_lost", &self.bytes_lost),
+            ("files_damaged", &self.files_damaged),
             ("deleted_files_held", &self.deleted_files_held),
             ("deleted_bytes_held", &self.deleted_bytes_held),
             ("files_abandoned", &self.files_abandoned),

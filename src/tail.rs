@@ -20,6 +20,8 @@ mod feedback;
 mod files;
 pub mod fingerprint;
 mod folders;
+pub mod gzip;
+mod gzipped;
 pub mod harvester;
 pub mod journal;
 pub mod lines;
@@ -57,8 +59,9 @@ use copies::Held;
 use discover::{Hints, OwnFiles, Patterns};
 use encode::Origin;
 use feedback::{Feedback, News};
-use fingerprint::{Checksum, GUARD_BYTES_MAX, Inode, Stat};
+use fingerprint::{Checksum, FileKey, GUARD_BYTES_MAX, Inode, Stat};
 use folders::Folders;
+use gzipped::Unready;
 use harvester::{Harvester, Look, OpenFiles};
 use journal::{Journal, Segment, SentBatch};
 use multiline::EventBuffer;
@@ -111,12 +114,13 @@ struct Hub<'a> {
     lives: HashMap<SourceId, Box<Life>>,
     by_inode: HashMap<Inode, SourceId>,
     by_name: HashMap<PathBuf, SourceId>,
-    finished: HashMap<Inode, Finished>,
+    finished: HashMap<FileKey, Finished>,
     /// What the registry said and no file has been found for yet.
     restored: Restored,
     had_registry: bool,
     folders: Folders,
     held: HashMap<Inode, Held>,
+    unready: HashMap<Inode, Unready>,
     /// Files that were born and written later were not there when this process began.
     started_ns: i64,
     /// Names that cannot be read, with when that was last seen.
@@ -215,6 +219,8 @@ struct Life {
     name: PathBuf,
     /// It is not, or no longer, what its stream's path names.
     rotated: bool,
+    /// Its stream's path is a symbolic link to it.
+    is_linked: bool,
     harvester: Harvester,
     number: u32,
     file_id: Option<String>,
@@ -263,8 +269,11 @@ struct Finished {
     is_matched: bool,
     /// The last scan that saw it.
     seen_in_scan: u64,
-    /// Looks in a row that should have seen it and did not.
+    /// Looks in a row that should have seen it and did not, and when the first of them was.
     n_missed: u32,
+    missed_since: Option<Instant>,
+    /// A gzip'd file was found to hold what it held.
+    is_gzipped_again: bool,
 }
 
 struct OpenBatch {
@@ -338,6 +347,7 @@ impl<'a> Hub<'a> {
             restored: Restored::new(restored),
             folders: Folders::default(),
             held: HashMap::new(),
+            unready: HashMap::new(),
             started_ns: folders::start_ns(),
             refused: HashMap::new(),
             open_files: OpenFiles::default(),
@@ -503,7 +513,7 @@ impl<'a> Hub<'a> {
         let turn_bytes = if self.throttle.is_some() { 1 } else { TURN_BYTES };
         // A file that was overwritten while much of it was unread may be longer again than what
         // was read: the bytes that follow are another file's.
-        let n_unread = life.harvester.stat().size.saturating_sub(life.events.read_offset());
+        let n_unread = life.n_unread();
         if !life.at_end && matches!(life.look()?, Look::Replaced) {
             return Ok(Turn::Truncated { n_unread });
         }
@@ -528,7 +538,8 @@ impl<'a> Hub<'a> {
                     self.counters.bytes_read.add(n as u64);
                     life.grown_at = now;
                     // While it can be had: it tells whose copy a file is that was truncated.
-                    if life.head.head_can_grow(life.harvester.stat().size) {
+                    let is_plain = !life.harvester.is_gzipped();
+                    if is_plain && life.head.head_can_grow(life.harvester.stat().size) {
                         life.head = life.harvester.head()?;
                     }
                 }
@@ -1192,6 +1203,14 @@ impl Life {
         matches!(self.phase, Phase::Reading | Phase::Lingering)
     }
 
+    /// Bytes that were last seen and not read, as far as the file's size tells.
+    fn n_unread(&self) -> u64 {
+        match self.harvester.is_gzipped() {
+            true => 0,
+            false => self.harvester.stat().size.saturating_sub(self.events.read_offset()),
+        }
+    }
+
     /// Looks whether a file has changed behind what was read of it.
     fn look(&mut self) -> io::Result<Look> {
         self.harvester.look(self.events.read_offset())
@@ -1214,6 +1233,13 @@ impl Life {
     /// An error in reading them leaves them as they were; the next save tries again, and a guard
     /// that does not fit its offset would only begin a new life.
     fn note_checksums(&mut self, offset: u64) {
+        if self.harvester.is_gzipped() {
+            if self.saved_offset != Some(offset) {
+                self.last_seen_ms = now_ms();
+            }
+            self.saved_offset = Some(offset);
+            return;
+        }
         // A copy may end before what was read of the original.
         let is_spent = self.content == Content::Spent;
         let offset = if is_spent { offset.min(self.harvester.stat().size) } else { offset };
@@ -1250,6 +1276,7 @@ impl Life {
             guard_end: None,
             done: false,
             size: stat.size,
+            gzipped: self.harvester.is_gzipped(),
             first_seen_ms: self.first_seen_ms,
             last_seen_ms: self.last_seen_ms,
             missed_since_ms: None,

@@ -383,6 +383,50 @@ fn what_is_mounted_over_a_folder_is_read_and_nothing_is_forgotten_or_read_twice(
     assert_eq!(scene.values(), numbered(0..3));
 }
 
+/// Torture: 21.
+#[test]
+fn a_file_that_is_moved_to_another_file_system_is_not_shipped_again() {
+    let mut scene = Scene::new("*/server.log*");
+    for folder in ["a", "b"] {
+        fs::create_dir(scene.logs.path(folder)).expect("made");
+    }
+    let _mounted = match Mounted::over(&scene.logs.path("b")) {
+        Ok(mounted) => mounted,
+        Err(problem) => return not_mounted(&problem),
+    };
+    let shipper = scene.start();
+    let mut n = 0;
+    for round in 1..4 {
+        scene.logs.append("a/server.log", lines(n..n + 3));
+        scene.wait_for_records(n + 3, &shipper);
+        let (from, to) = ("a/server.log", format!("b/server.log.{round}"));
+        // While it is read, and once it was finished.
+        let from = if round < 3 { from } else { "a/server.log.1" };
+        if round == 3 {
+            scene.logs.rename("a/server.log", from);
+            scene.wait_for_entry(from, "\"done\":true");
+        }
+        shipper.signal(Signal::STOP);
+        if round < 3 {
+            scene.logs.append(from, lines(n + 3..n + 5));
+        } else {
+            scene.logs.append("a/server.log", lines(n + 3..n + 5));
+        }
+        let status = std::process::Command::new("mv")
+            .args([scene.logs.path(from), scene.logs.path(&to)])
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "not moved");
+        shipper.signal(Signal::CONT);
+        n += 5;
+        scene.wait_for_records(n, &shipper);
+        scene.wait_for_entry(&to, "\"done\":true");
+    }
+    scene.stop(shipper);
+    let shipper = scene.start();
+    scene.logs.append("a/server.log", lines(n..n + 1));
+    assert_eq!(scene.values_after(n + 1, shipper), numbered(0..n + 1));
+}
+
 /// A file system in memory, mounted until dropped.
 struct Mounted(std::path::PathBuf);
 

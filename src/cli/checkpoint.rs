@@ -436,6 +436,7 @@ mod tests {
             guard_end: None,
             done,
             size: offset,
+            gzipped: false,
             first_seen_ms: 1,
             last_seen_ms: 1_795_389_600_000,
             missed_since_ms: None,

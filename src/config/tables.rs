@@ -13,8 +13,7 @@ use super::values::{
 use super::{
     ArchiveConfig, BatchConfig, Compression, Config, Destination, DropPageCache,
     ElasticsearchConfig, Encoding, IndexConfig, InputConfig, KafkaConfig, LineTooLong, Multiline,
-    RouteConfig, StartAt,
-    TailConfig,
+    RouteConfig, StartAt, TailConfig,
 };
 
 /// A record's number within a RecordBatch is a signed 32-bit integer.
@@ -133,6 +132,7 @@ fn input(t: &mut Table) -> InputConfig {
     InputConfig {
         paths: t.list("paths", path_glob),
         exclude: t.list("exclude", path_or_name_glob),
+        follow_symlinks: t.bool("follow_symlinks", false),
         topic: t.string("topic", topic).unwrap_or_default(),
         multiline: t
             .table(

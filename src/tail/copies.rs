@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use super::discover::{self, Found};
 use super::files::{Begin, Place, fits};
 use super::fingerprint::{Checksum, HEAD_BYTES_MAX, Stat, read_range};
+use super::gzip::{self, Survey};
+use super::gzipped::{gzipped_entry, is_held_by};
 use super::harvester::{Harvester, Look};
 use super::registry::{Entry, StoredPath};
 use super::{Content, Hub, Life};
@@ -40,8 +42,9 @@ pub(super) struct Held {
 /// A copy of a truncated file, and whether there is more in it than was read.
 struct Copy {
     name: PathBuf,
-    file: File,
-    stat: Stat,
+    harvester: Harvester,
+    /// Its head, where it cannot be read again at little cost.
+    head: Checksum,
     content: Content,
 }
 
@@ -52,11 +55,29 @@ impl Hub<'_> {
         let Some(source) = self.in_place(stream) else {
             return false;
         };
-        let life = self.lives.get_mut(&source).expect("lives of queues are open");
+        let life = &self.lives[&source];
         let stat = &found.stat;
         if found.path == life.name || !is_born_after(stat, life.harvester.stat()) {
             return false;
         }
+        if self.awaits_truncation(stream) {
+            return true;
+        }
+        let original = discover::open(&self.lives[&source].name);
+        if !original.is_ok_and(|(original, _)| holds_start_of(file, stat.size, &original)) {
+            self.held.remove(&stat.inode);
+            return false;
+        }
+        self.hold(source, found)
+    }
+
+    /// Tells whether what a stream's path names was truncated, and this has not been acted on:
+    /// whether a newcomer is its copy is found out in its turn.
+    pub(super) fn awaits_truncation(&mut self, stream: usize) -> bool {
+        let Some(source) = self.in_place(stream) else {
+            return false;
+        };
+        let life = self.lives.get_mut(&source).expect("lives of queues are open");
         let look = match life.harvester.is_parked() {
             true => life.stat_now().map(|now| match now.size < life.events.read_offset() {
                 true => Look::Replaced,
@@ -64,21 +85,11 @@ impl Hub<'_> {
             }),
             false => life.look(),
         };
-        match look {
-            // Its turn finds out whether this is its copy.
-            Ok(Look::Replaced) => {
-                self.enqueue(source);
-                return true;
-            }
-            Ok(_) => {}
-            Err(_) => return false,
+        let is_truncated = matches!(look, Ok(Look::Replaced));
+        if is_truncated {
+            self.enqueue(source);
         }
-        let original = discover::open(&life.name);
-        if !original.is_ok_and(|(original, _)| holds_start_of(file, stat.size, &original)) {
-            self.held.remove(&stat.inode);
-            return false;
-        }
-        self.hold(source, found)
+        is_truncated
     }
 
     /// Holds a newcomer until it has not grown for a while.
@@ -127,7 +138,7 @@ impl Hub<'_> {
         files.into_iter().find_map(|(name, stat)| {
             // A copy may be written over the one before.
             let is_new = !self.by_inode.contains_key(&stat.inode)
-                && self.finished.get(&stat.inode).is_none_or(|file| !file.is_unchanged(&stat));
+                && self.finished.get(&stat.key()).is_none_or(|file| !file.is_unchanged(&stat));
             let is_candidate = is_new
                 && name != *path
                 && discover::written_under(&name) == *path
@@ -139,8 +150,16 @@ impl Hub<'_> {
             let held = self.held.get(&stat.inode);
             let is_compared =
                 held.is_some_and(|held| held.source == source && held.size == stat.size);
+            if gzip::is_gzipped(&file).ok()? {
+                let survey = life.survey(&file).ok()?;
+                let content = life.gzipped_in(&survey)?;
+                let harvester = Harvester::gzipped(&self.open_files, file, stat);
+                return Some(Copy { name, harvester, head: survey.head.checksum(), content });
+            }
             let content = life.copied_in(&file, &stat, is_compared).ok()??;
-            Some(Copy { name, file, stat, content })
+            let read_offset = life.events.read_offset();
+            let harvester = Harvester::new(&self.open_files, file, stat, read_offset);
+            Some(Copy { name, harvester, head: Checksum::default(), content })
         })
     }
 
@@ -153,20 +172,21 @@ impl Hub<'_> {
              size={}; what was written after either and before the truncation is lost",
             life.name.display(),
             copy.name.display(),
-            copy.stat.size
+            copy.harvester.stat().size
         );
-        self.held.remove(&copy.stat.inode);
-        self.finished.remove(&copy.stat.inode);
-        self.restored.take(&copy.stat);
-        self.by_inode.insert(copy.stat.inode, source);
+        let stat = *copy.harvester.stat();
+        self.held.remove(&stat.inode);
+        self.finished.remove(&stat.key());
+        self.restored.take(&stat);
+        self.by_inode.insert(stat.inode, source);
         self.by_name.insert(copy.name.clone(), source);
-        let harvester = Harvester::new(&self.open_files, copy.file, copy.stat, read_offset);
-        let original = std::mem::replace(&mut life.harvester, harvester);
+        let original = std::mem::replace(&mut life.harvester, copy.harvester);
         let name = std::mem::replace(&mut life.name, copy.name);
         life.rotated = true;
         life.at_end = copy.content == Content::Spent;
         life.content = copy.content;
-        life.head = Checksum::default();
+        life.head = copy.head;
+        life.guard = Checksum::default();
         life.saved_offset = None;
         life.successor_seen = false;
         life.grown_at = Instant::now();
@@ -198,14 +218,13 @@ impl Hub<'_> {
         if entry.offset == 0 || discover::open(&path).is_ok_and(|(file, _)| is_unchanged(&file)) {
             return;
         }
-        let is_copy = |other: &&Found| {
+        let candidates = found.iter().filter(|other| {
             other.path != path
                 && self.restored.get(&other.stat).is_none()
                 && is_born_after(&other.stat, &current.stat)
-                && discover::open(&other.path)
-                    .is_ok_and(|(file, stat)| fits(&entry, &file, &stat).unwrap_or(false))
-        };
-        let Some(copy) = found.iter().find(is_copy) else {
+        });
+        let mut copies = candidates.filter_map(|other| Some((other, moved_entry(&entry, other)?)));
+        let Some((copy, moved)) = copies.next() else {
             return;
         };
         log::warn!(
@@ -225,20 +244,52 @@ impl Hub<'_> {
             guard: Checksum::default(),
             guard_end: None,
             done: false,
-            ..original.clone()
-        };
-        let moved = Entry {
-            name: StoredPath::from(copy.path.as_path()),
-            inode: copy.stat.inode,
-            btime_ns: copy.stat.btime_ns,
-            mtime_ns: copy.stat.mtime_ns,
+            gzipped: false,
             ..original
         };
         self.restored.extend([begun_anew, moved]);
     }
 }
 
+/// Returns what is remembered of a file, for the copy that holds it; `None` if it does not.
+fn moved_entry(entry: &Entry, copy: &Found) -> Option<Entry> {
+    let (file, stat) = discover::open(&copy.path).ok()?;
+    if gzip::is_gzipped(&file).ok()? {
+        let survey = Survey::of(file, vec![entry.offset]).ok()?;
+        return is_held_by(entry, &survey).then(|| gzipped_entry(entry.clone(), copy, &survey));
+    }
+    let moved = Entry {
+        name: StoredPath::from(copy.path.as_path()),
+        inode: stat.inode,
+        btime_ns: stat.btime_ns,
+        mtime_ns: stat.mtime_ns,
+        ..entry.clone()
+    };
+    fits(entry, &file, &stat).ok()?.then_some(moved)
+}
+
 impl Life {
+    /// Decompresses a file that may be the copy of this one.
+    fn survey(&self, file: &File) -> io::Result<Survey> {
+        let offsets = [Some(self.events.read_offset()), self.saved_offset];
+        Survey::of(file.try_clone()?, offsets.into_iter().flatten().collect())
+    }
+
+    /// The same as [`Life::copied_in`], for a copy that was compressed.
+    fn gzipped_in(&self, survey: &Survey) -> Option<Content> {
+        let read_offset = self.events.read_offset();
+        let is_whole = survey.problem.is_none();
+        if read_offset == 0 || !is_whole || !survey.head.begins_with(&self.head) {
+            return None;
+        }
+        if survey.len >= read_offset {
+            let last = self.harvester.last_checksum();
+            return survey.has_guard(read_offset, &last).then_some(Content::Own);
+        }
+        let offset = self.saved_offset.filter(|offset| *offset > 0)?;
+        survey.has_guard(offset, &self.guard).then_some(Content::Spent)
+    }
+
     /// Tells what a file beside this one, which was truncated, holds of what it had been; `None`
     /// where it is no copy. `is_compared` tells that it was seen to hold nothing else.
     fn copied_in(

@@ -33,8 +33,10 @@ const GLOB: MatchOptions = MatchOptions {
 /// A regular file under a configured path.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// Its name now.
+    /// Its name now, not that of a link to it.
     pub path: PathBuf,
+    /// The symbolic link that leads to it, where links are followed: it is written under that.
+    pub link: Option<PathBuf>,
     /// Index of the `[[input]]` whose pattern it matches first.
     pub input: usize,
     /// What the file system says of it.
@@ -45,9 +47,14 @@ pub struct Found {
 
 impl Found {
     /// Tells whether its name still leads to it.
-    pub fn is_in_place(&self) -> bool {
+    pub fn has_its_name(&self) -> bool {
         let now = fs::symlink_metadata(&self.path);
         now.is_ok_and(|metadata| Stat::from(&metadata).inode == self.stat.inode)
+    }
+
+    /// Tells whether a path leads to it, by itself or as a link.
+    pub fn is_in_place(&self, path: &Path) -> bool {
+        self.link.as_deref().unwrap_or(&self.path) == path
     }
 }
 
@@ -79,6 +86,7 @@ pub struct Patterns {
 struct InputPatterns {
     paths: Vec<PathPattern>,
     exclude: Vec<String>,
+    follow_symlinks: bool,
 }
 
 #[derive(Debug)]
@@ -109,6 +117,7 @@ impl Patterns {
         let compile = |input: &InputConfig| InputPatterns {
             paths: input.paths.iter().map(|text| PathPattern::new(text)).collect(),
             exclude: input.exclude.clone(),
+            follow_symlinks: input.follow_symlinks,
         };
         Patterns { inputs: inputs.iter().map(compile).collect() }
     }
@@ -117,7 +126,7 @@ impl Patterns {
     pub fn unmatched(&self) -> Vec<String> {
         let patterns = self.inputs.iter().flat_map(|input| &input.paths);
         let is_unmatched = |pattern: &&PathPattern| {
-            glob::glob_with(&pattern.text, GLOB).is_ok_and(|mut paths| paths.next().is_none())
+            Scan::default().paths_of(pattern, &mut HashMap::new()).is_empty()
         };
         patterns.filter(is_unmatched).map(|pattern| pattern.text.clone()).collect()
     }
@@ -140,7 +149,7 @@ impl Patterns {
                     {
                         continue;
                     }
-                    scan.look_at(path, input);
+                    scan.look_at(path, input, patterns.follow_symlinks);
                 }
             }
         }
@@ -201,15 +210,50 @@ impl Scan {
         paths
     }
 
+    /// Returns the paths that a pattern leads to, whatever they are, in order.
+    ///
+    /// Not by the glob crate, which panics where it meets a name that is not UTF-8.
     fn expand(&mut self, pattern: &str) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        for path in glob::glob_with(pattern, GLOB).into_iter().flatten() {
-            match path {
-                Ok(path) => found.push(path),
-                Err(error) => self.note_unread(error.path(), error.error()),
-            }
+        let mut paths = vec![PathBuf::from("/")];
+        for component in pattern.split('/').filter(|component| !component.is_empty()) {
+            paths = match component {
+                "**" => paths.into_iter().flat_map(|path| self.folders_below(path)).collect(),
+                _ if component.contains(['*', '?', '[']) => self.expand_name(&paths, component),
+                _ => paths.into_iter().map(|path| path.join(component)).collect(),
+            };
         }
-        found
+        paths.retain(|path| fs::symlink_metadata(path).is_ok());
+        paths
+    }
+
+    fn expand_name(&mut self, folders: &[PathBuf], name: &str) -> Vec<PathBuf> {
+        let Ok(pattern) = Pattern::new(name) else {
+            return Vec::new();
+        };
+        let mut paths = Vec::new();
+        for folder in folders {
+            let names = self.list_names(folder).map(|(_, names)| names).unwrap_or_default();
+            let names = names.into_iter().map(|(name, _)| name);
+            let matching = names.filter(|name| pattern.matches_with(&name.to_string_lossy(), GLOB));
+            paths.extend(matching.map(|name| folder.join(name)));
+        }
+        paths
+    }
+
+    /// Returns a folder and all below it but hidden ones, without following links.
+    fn folders_below(&mut self, folder: PathBuf) -> Vec<PathBuf> {
+        let mut folders = vec![folder];
+        let mut at = 0;
+        while at < folders.len() {
+            let below = self.expand_name(&folders[at..=at], "*").into_iter();
+            folders.extend(
+                below.filter(|path| {
+                    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
+                }),
+            );
+            at += 1;
+        }
+        folders
     }
 
     /// Returns the folder's device and the names in it, in order; `None` where there is none.
@@ -239,18 +283,25 @@ impl Scan {
         }
     }
 
-    fn look_at(&mut self, path: PathBuf, input: usize) {
+    fn look_at(&mut self, path: PathBuf, input: usize, follows: bool) {
         let refused = match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_file() => {
-                self.found.push(Found {
-                    path,
-                    input,
-                    stat: Stat::from(&metadata),
-                    is_sibling: false,
-                });
+                let stat = Stat::from(&metadata);
+                self.found.push(Found { path, link: None, input, stat, is_sibling: false });
                 return;
             }
-            Ok(metadata) if metadata.is_symlink() => "it is a symbolic link".into(),
+            Ok(metadata) if metadata.is_symlink() && follows => match follow(&path) {
+                Ok((target, stat)) if stat.is_regular => {
+                    let link = Some(path);
+                    let found = Found { path: target, link, input, stat, is_sibling: false };
+                    return self.found.push(found);
+                }
+                Ok(_) => "it is a symbolic link to what is not a regular file".into(),
+                Err(error) => format!("it is a symbolic link that leads nowhere: {error}"),
+            },
+            Ok(metadata) if metadata.is_symlink() => {
+                "it is a symbolic link; input.follow_symlinks would follow it".into()
+            }
             Ok(metadata) if metadata.is_dir() => "it is a folder".into(),
             Ok(_) => "it is not a regular file".into(),
             // Gone between the two looks.
@@ -262,6 +313,12 @@ impl Scan {
         };
         self.refused.push((path, refused));
     }
+}
+
+fn follow(link: &Path) -> io::Result<(PathBuf, Stat)> {
+    let target = fs::canonicalize(link)?;
+    let stat = Stat::from(&fs::symlink_metadata(&target)?);
+    Ok((target, stat))
 }
 
 fn list_names(folder: &Path) -> io::Result<(u64, Listing)> {

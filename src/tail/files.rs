@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::discover::{self, Found, Hint, Scan};
 use super::encode::Origin;
 use super::fingerprint::{Checksum, Inode, Stat};
+use super::gzip;
 use super::harvester::Harvester;
 use super::journal::Replay;
 use super::multiline::{EventBuffer, Limits};
@@ -41,6 +42,9 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// Known files that a scan looks at for what no notice told: 1,000 take a millisecond or two.
 const STATS_A_SCAN: usize = 1000;
 
+/// How long a gzip'd file that is not ready is known to be so.
+const UNREADY_FOR: Duration = Duration::from_secs(3600);
+
 /// Scans after which names of files that are closed are forgotten.
 const BY_NAME_SCANS: u64 = 64;
 
@@ -54,6 +58,8 @@ pub(super) struct Begin {
     pub(super) file_id: Option<String>,
     /// When it was found, in milliseconds since 1970.
     pub(super) first_seen_ms: i64,
+    /// A symbolic link leads to it.
+    pub(super) is_linked: bool,
     pub(super) place: Place,
 }
 
@@ -71,7 +77,14 @@ pub(super) enum Place {
 impl Begin {
     pub(super) fn at(offset: u64) -> Begin {
         let first_seen_ms = now_ms();
-        Begin { offset, number: 0, file_id: None, first_seen_ms, place: Place::ByAge }
+        Begin {
+            offset,
+            number: 0,
+            file_id: None,
+            first_seen_ms,
+            is_linked: false,
+            place: Place::ByAge,
+        }
     }
 }
 
@@ -123,6 +136,7 @@ impl Hub<'_> {
             if !self.is_known(&found) {
                 let remembered = self.restored.get(&found.stat);
                 let path = remembered.map(|entry| PathBuf::from(&entry.path));
+                let path = path.or_else(|| found.link.clone());
                 let path = path.unwrap_or_else(|| discover::written_under(&found.path));
                 let stream = self.stream_for(&path, found.input);
                 arrivals.entry(stream).or_default().push(found);
@@ -133,17 +147,20 @@ impl Hub<'_> {
             self.scan_soon();
         }
         self.find_siblings(&mut arrivals);
+        if first {
+            self.find_restored_gzipped(&mut arrivals);
+        }
         for (stream, mut found) in arrivals {
-            if !first && !found.iter().all(Found::is_in_place) {
+            if !first && !found.iter().all(Found::has_its_name) {
                 // Renamed since it was found: its successors must not be read before it.
                 self.scan_soon();
                 continue;
             }
             let path = &self.streams[stream].path;
             found.sort_by_cached_key(|found| {
-                let Found { path: name, stat, .. } = found;
+                let Found { path: name, link, stat, .. } = found;
                 let age = (stat.mtime_ns, stat.btime_ns, discover::rank(name));
-                (name == path, age, name.clone())
+                (link.as_ref().unwrap_or(name) == path, age, name.clone())
             });
             found.dedup_by_key(|found| found.stat.inode);
             if first {
@@ -153,9 +170,10 @@ impl Hub<'_> {
                 self.add_file(stream, found, first);
             }
         }
-        self.note_absent();
+        self.note_absent(!scan.incomplete);
         self.forget_absent(!scan.incomplete);
         self.held.retain(|_, held| self.lives.contains_key(&held.source));
+        self.unready.retain(|_, unready| unready.since.elapsed() < UNREADY_FOR);
         self.look_at_deleted();
         self.look_at_open_files();
         // Deleted or replaced behind us: nothing that was saved is there any more.
@@ -192,13 +210,13 @@ impl Hub<'_> {
     /// Tells whether a found name belongs to a file that is known, and notes the name.
     fn is_known(&mut self, found: &Found) -> bool {
         if let Some(&source) = self.by_inode.get(&found.stat.inode) {
-            self.note_found(source, &found.path, &found.stat);
+            self.note_found(source, &found.path, found.link.as_deref(), &found.stat);
             let life = self.lives.get_mut(&source).expect("inodes of open lives");
             life.seen_in_scan = self.n_scans;
             self.by_name.insert(found.path.clone(), source);
             return true;
         }
-        let Some(finished) = self.finished.get_mut(&found.stat.inode) else {
+        let Some(finished) = self.finished.get_mut(&found.stat.key()) else {
             return false;
         };
         finished.seen_in_scan = self.n_scans;
@@ -211,7 +229,13 @@ impl Hub<'_> {
     }
 
     /// Notes under which name a life was found in this scan; the first name counts.
-    pub(super) fn note_found(&mut self, source: SourceId, name: &Path, stat: &Stat) {
+    pub(super) fn note_found(
+        &mut self,
+        source: SourceId,
+        name: &Path,
+        link: Option<&Path>,
+        stat: &Stat,
+    ) {
         let life = self.lives.get_mut(&source).expect("inodes of open lives");
         let known = life.harvester.stat();
         if known.btime_ns != stat.btime_ns {
@@ -222,7 +246,7 @@ impl Hub<'_> {
         let has_changed = known.size != stat.size || known.mtime_ns != stat.mtime_ns;
         if life.seen_in_scan != self.n_scans {
             let path = &self.streams[life.stream].path;
-            let rotated = name != path;
+            let rotated = link.unwrap_or(name) != path;
             if rotated && life.name != name {
                 log::info!(
                     "file rotated: path={} name={} read_offset={}",
@@ -232,6 +256,7 @@ impl Hub<'_> {
                 );
             }
             life.rotated = rotated;
+            life.is_linked = link.is_some();
             life.n_missed = 0;
             if life.name != name {
                 life.name = name.to_path_buf();
@@ -278,6 +303,11 @@ impl Hub<'_> {
     /// Makes the streams that the registry knows, so that files are found that were renamed while
     /// the shipper was stopped, under whatever name.
     fn know_restored_streams(&mut self) {
+        // What a link led to stands elsewhere.
+        for entry in self.restored.iter() {
+            let name = PathBuf::from(&entry.name);
+            self.folders.add(name.parent().unwrap_or(Path::new("/")));
+        }
         let mut paths: Vec<PathBuf> = self.restored.paths().map(Path::to_path_buf).collect();
         paths.sort();
         for path in paths {
@@ -321,8 +351,17 @@ impl Hub<'_> {
         if self.by_inode.contains_key(&stat.inode) {
             return;
         }
-        self.refused.remove(&found.path);
         let found = Found { stat, ..found };
+        match gzip::is_gzipped(&file) {
+            Ok(false) if !self.is_refused_as_compressed(&found, &file) => {}
+            Ok(false) => return,
+            Ok(true) => return self.add_gzipped(stream, found, file, first),
+            Err(error) => {
+                self.folders.look_again(&found.path);
+                return self.warn_once(&found.path, &error.to_string());
+            }
+        }
+        self.refused.remove(&found.path);
         let known = self.take_entry(&stat);
         let identity =
             known.as_ref().map_or(Ok(Identity::Other), |entry| compare(entry, &file, &stat));
@@ -332,6 +371,13 @@ impl Hub<'_> {
             self.restored.extend(known);
             return self.folders.look_again(&found.path);
         }
+        if known.is_none() {
+            match self.moved_from(&found, &file) {
+                Some(Moved::Finished(entry)) => return self.remember_found(entry, &found),
+                Some(Moved::Live) => return self.folders.look_again(&found.path),
+                None => {}
+            }
+        }
         let begin = match (identity, known) {
             (Ok(Identity::Same), Some(entry)) => {
                 if entry.done && entry.offset == stat.size {
@@ -339,18 +385,20 @@ impl Hub<'_> {
                 }
                 log::info!("file resumed: name={} offset={}", found.path.display(), entry.offset);
                 // Back under its path it is the current file, not a late one.
-                let is_late = entry.done && found.path != self.streams[stream].path;
+                let is_late = entry.done && !found.is_in_place(&self.streams[stream].path);
                 Begin {
                     offset: entry.offset,
                     number: entry.life,
                     file_id: entry.file_id,
                     first_seen_ms: entry.first_seen_ms,
+                    is_linked: found.link.is_some(),
                     place: if is_late { Place::Late } else { Place::ByAge },
                 }
             }
             (Ok(Identity::NewLife), Some(entry)) => {
                 self.log_truncated(&found.path, entry.offset, stat.size);
-                Begin { number: entry.life + 1, ..Begin::at(0) }
+                let is_linked = found.link.is_some();
+                Begin { number: entry.life + 1, is_linked, ..Begin::at(0) }
             }
             (Err(error), known) => {
                 // What is known must outlive the error, or the file would be repeated whole.
@@ -364,9 +412,16 @@ impl Hub<'_> {
                 let is_old = first && at_end && !self.had_registry;
                 let offset = if is_old { stat.size } else { 0 };
                 log::info!("file found: name={} offset={offset}", found.path.display());
-                Begin::at(offset)
+                Begin { is_linked: found.link.is_some(), ..Begin::at(offset) }
             }
         };
+        if begin.is_linked
+            && let Some(folder) = found.path.parent()
+        {
+            // What the link leads to is renamed there.
+            self.folders.add(folder);
+            self.hints.want(folder);
+        }
         let harvester = Harvester::new(&self.open_files, file, stat, begin.offset);
         self.open_life(stream, found.path, harvester, begin);
     }
@@ -380,9 +435,35 @@ impl Hub<'_> {
         })
     }
 
+    /// Tells whether a newcomer is a known file that was moved here from another file system, which
+    /// is a copy with the same last write, and the end of the original.
+    fn moved_from(&self, found: &Found, file: &File) -> Option<Moved> {
+        let stat = &found.stat;
+        let is_read = |life: &&Life| {
+            let known = life.harvester.stat();
+            life.seen_in_scan != self.n_scans
+                && (known.size, known.mtime_ns) == (stat.size, stat.mtime_ns)
+                && life.head.len > 0
+                && life.head.matches(file, 0).unwrap_or(false)
+        };
+        if self.lives.values().any(|life| is_read(&&**life)) {
+            return Some(Moved::Live);
+        }
+        let is_former = |former: &&Finished| {
+            let entry = &former.entry;
+            former.seen_in_scan != self.n_scans
+                && !entry.gzipped
+                && (entry.offset, entry.mtime_ns) == (stat.size, stat.mtime_ns)
+                && entry.offset > 0
+                && fits(entry, file, stat).unwrap_or(false)
+        };
+        let former = self.finished.values().find(is_former)?;
+        Some(Moved::Finished(former.entry.clone()))
+    }
+
     /// Returns, and forgets, what is remembered of a file.
-    fn take_entry(&mut self, stat: &Stat) -> Option<Entry> {
-        match self.finished.remove(&stat.inode) {
+    pub(super) fn take_entry(&mut self, stat: &Stat) -> Option<Entry> {
+        match self.finished.remove(&stat.key()) {
             Some(finished) => Some(finished.entry),
             None => self.restored.take(stat),
         }
@@ -400,7 +481,7 @@ impl Hub<'_> {
         self.counters.files_opened.add(1);
         self.ledger.open(source, begin.offset);
         let input = &self.streams[stream].input;
-        let rotated = name != self.streams[stream].path;
+        let rotated = !begin.is_linked && name != self.streams[stream].path;
         let phase = if begin.place == Place::Late { Phase::Lingering } else { Phase::Waiting };
         self.by_inode.insert(harvester.stat().inode, source);
         self.by_name.insert(name.clone(), source);
@@ -410,6 +491,7 @@ impl Hub<'_> {
             phase,
             name,
             rotated,
+            is_linked: begin.is_linked,
             events: EventBuffer::new(begin.offset, Limits::of(input), false),
             filter: Filter::default(),
             said: Said::default(),
@@ -494,7 +576,8 @@ impl Hub<'_> {
             queue.remove(at);
             Place::At(at)
         });
-        let begin = Begin { number: old.number + 1, place, ..Begin::at(0) };
+        let begin =
+            Begin { number: old.number + 1, is_linked: old.is_linked, place, ..Begin::at(0) };
         let newcomer = self.open_life(stream, old.name, old.harvester.begin_again(), begin);
         let life = self.lives.get_mut(&newcomer).expect("opened above");
         life.seen_in_scan = old.seen_in_scan;
@@ -512,7 +595,7 @@ impl Hub<'_> {
         }
     }
 
-    fn log_truncated(&self, name: &Path, offset: u64, size: u64) {
+    pub(super) fn log_truncated(&self, name: &Path, offset: u64, size: u64) {
         self.counters.files_truncated.add(1);
         log::warn!(
             "file truncated or overwritten: name={} read_offset={offset} size={size}; reading it \
@@ -522,17 +605,18 @@ impl Hub<'_> {
     }
 
     /// Marks lives whose name is gone: renamed to one that no input matches, or deleted.
-    fn note_absent(&mut self) {
+    fn note_absent(&mut self, is_scan_complete: bool) {
         let mut astray = Vec::new();
         for life in self.lives.values_mut() {
             let is_parked = life.harvester.is_parked();
             if life.seen_in_scan == self.n_scans
                 || life.gone
                 || (life.rotated && !is_parked)
-                || life.has_its_name()
+                || (life.has_its_name() && !(life.is_linked && is_scan_complete))
             {
                 continue;
             }
+            life.is_linked = false;
             if is_parked {
                 astray.push(life.source);
                 continue;
@@ -627,28 +711,39 @@ impl Hub<'_> {
         self.dirty = true;
         log::info!("file finished: name={} offset={offset}", life.name.display());
         let stat = life.stat_now().unwrap_or(*life.harvester.stat());
-        if stat.n_links > 0 && !life.gone {
+        if !life.gone {
             let mut entry = life.entry(&self.streams[life.stream].path, offset);
             entry.done = true;
             entry.mtime_ns = stat.mtime_ns;
             let is_matched = life.seen_in_scan == self.n_scans;
-            self.remember(stat.inode, entry, is_matched);
+            self.remember(entry, is_matched);
         } else {
             self.journal.forget(stat.inode, stat.btime_ns);
         }
     }
 
-    fn remember_found(&mut self, entry: Entry, found: &Found) {
+    pub(super) fn remember_found(&mut self, entry: Entry, found: &Found) {
         let Found { path, stat, .. } = found;
-        let (name, mtime_ns) = (StoredPath::from(path.as_path()), stat.mtime_ns);
-        let entry = Entry { name, inode: stat.inode, mtime_ns, ..entry };
-        self.remember(found.stat.inode, entry, !found.is_sibling);
+        let name = StoredPath::from(path.as_path());
+        let Stat { inode, btime_ns, mtime_ns, .. } = *stat;
+        let entry = Entry { name, inode, btime_ns, mtime_ns, ..entry };
+        self.remember(entry, !found.is_sibling);
     }
 
-    fn remember(&mut self, inode: Inode, entry: Entry, is_matched: bool) {
+    pub(super) fn remember(&mut self, entry: Entry, is_matched: bool) {
         self.journal.file_changed(None, entry.clone());
         let seen_in_scan = self.n_scans;
-        self.finished.insert(inode, Finished { entry, is_matched, seen_in_scan, n_missed: 0 });
+        self.finished.insert(
+            (entry.inode, entry.btime_ns),
+            Finished {
+                entry,
+                is_matched,
+                seen_in_scan,
+                n_missed: 0,
+                missed_since: None,
+                is_gzipped_again: false,
+            },
+        );
         self.dirty = true;
     }
 }
@@ -657,9 +752,8 @@ impl Finished {
     /// Tells whether the file is as it was when it was finished, as far as the file system tells.
     pub(super) fn is_unchanged(&self, stat: &Stat) -> bool {
         let entry = &self.entry;
-        entry.btime_ns == stat.btime_ns
-            && entry.offset == stat.size
-            && entry.mtime_ns == stat.mtime_ns
+        let size = if entry.gzipped { entry.size } else { entry.offset };
+        entry.btime_ns == stat.btime_ns && size == stat.size && entry.mtime_ns == stat.mtime_ns
     }
 }
 
@@ -670,8 +764,18 @@ fn is_older(life: &Life, other: &Life) -> bool {
         return life.rotated;
     }
     let (stat, other_stat) = (life.harvester.stat(), other.harvester.stat());
+    // A gzip'd file keeps the last write of what it holds, and is born later.
+    let is_plain = !life.harvester.is_gzipped() && !other.harvester.is_gzipped();
     let age = |stat: &Stat, life: &Life| (stat.mtime_ns, stat.btime_ns, discover::rank(&life.name));
-    age(stat, life) < age(other_stat, other) && stat.btime_ns <= other_stat.btime_ns
+    age(stat, life) < age(other_stat, other) && !(is_plain && stat.btime_ns > other_stat.btime_ns)
+}
+
+/// What a file was before it was moved to another file system.
+enum Moved {
+    /// It is being read.
+    Live,
+    /// It was read to its end.
+    Finished(Entry),
 }
 
 /// Returns the input that a path belongs to, whether a file is there or not.

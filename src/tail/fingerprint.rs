@@ -60,7 +60,16 @@ impl From<&Metadata> for Stat {
     }
 }
 
+/// A file among all that have existed: a file system gives an inode to another file at once, but
+/// not within the tick of its clock in which the birth time is counted.
+pub type FileKey = (Inode, Option<i64>);
+
 impl Stat {
+    /// Returns what tells the file from all others.
+    pub fn key(&self) -> FileKey {
+        (self.inode, self.btime_ns)
+    }
+
     /// Looks at an open file.
     pub fn of(file: &File) -> io::Result<Stat> {
         Ok(Stat::from(&file.metadata()?))

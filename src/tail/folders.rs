@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Hub;
 use super::discover::{self, Found};
@@ -26,6 +26,8 @@ const ABSENT_LOOKS: u32 = 10;
 
 /// Listings of a folder whose names change, at most, for two in a row to agree.
 const LISTINGS_MAX: usize = 5;
+/// How long they must have missed it: its gzip'd successor may take a while to be recognised.
+const ABSENT_FOR: Duration = Duration::from_secs(60);
 
 /// Folders that hold files of streams.
 #[derive(Debug, Default)]
@@ -107,7 +109,7 @@ pub(super) fn start_ns() -> i64 {
     ns_of(SystemTime::now() - TICK)
 }
 
-fn ns_of(time: SystemTime) -> i64 {
+pub(super) fn ns_of(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
 }
 
@@ -123,13 +125,13 @@ impl Hub<'_> {
                 continue;
             }
             if let Some(found) = arriving.get_mut(&stat.inode) {
-                if !found.is_in_place() {
+                if !found.has_its_name() {
                     found.path = name;
                 }
                 continue;
             }
             if let Some(stream) = self.stream_of_sibling(&name, &stat) {
-                let found = Found { path: name, input: 0, stat, is_sibling: true };
+                let found = Found { path: name, link: None, input: 0, stat, is_sibling: true };
                 siblings.push((stream, found));
             }
         }
@@ -141,13 +143,13 @@ impl Hub<'_> {
     /// Notes the name of a file that is known and that no pattern led to.
     fn is_known_sibling(&mut self, name: &Path, stat: &Stat) -> bool {
         if let Some(&source) = self.by_inode.get(&stat.inode) {
-            self.note_found(source, name, stat);
+            self.note_found(source, name, None, stat);
             return true;
         }
-        let Some(finished) = self.finished.get_mut(&stat.inode) else {
+        let Some(finished) = self.finished.get_mut(&stat.key()) else {
             return false;
         };
-        if finished.entry.btime_ns == stat.btime_ns && finished.seen_in_scan != self.n_scans {
+        if finished.seen_in_scan != self.n_scans {
             finished.seen_in_scan = self.n_scans;
             finished.entry.name = StoredPath::from(name);
         }
@@ -158,8 +160,7 @@ impl Hub<'_> {
     /// it is known and not finished, or was written after all that is known of its stream.
     fn stream_of_sibling(&self, name: &Path, stat: &Stat) -> Option<usize> {
         let remembered = self.restored.get(stat);
-        let finished = self.finished.get(&stat.inode).map(|file| &file.entry);
-        let finished = finished.filter(|entry| entry.btime_ns == stat.btime_ns);
+        let finished = self.finished.get(&stat.key()).map(|file| &file.entry);
         if let Some(entry) = remembered.or(finished) {
             return self.stream_of.get(&PathBuf::from(&entry.path)).copied();
         }
@@ -175,13 +176,16 @@ impl Hub<'_> {
 
     /// Forgets finished files that are gone: those that looks at their folder do not show.
     pub(super) fn forget_absent(&mut self, is_scan_complete: bool) {
-        let n_scans = self.n_scans;
+        let (n_scans, now) = (self.n_scans, Instant::now());
         let listed = &self.folders.listed;
         let n_before = self.finished.len();
         let journal = &self.journal;
         self.finished.retain(|_, file| {
             if file.seen_in_scan == n_scans {
-                file.n_missed = 0;
+                (file.n_missed, file.missed_since) = (0, None);
+                return true;
+            }
+            if !file.is_matched && listed.is_empty() {
                 return true;
             }
             let name = PathBuf::from(&file.entry.name);
@@ -194,13 +198,15 @@ impl Hub<'_> {
                 }
                 None => None,
             };
+            let since = *file.missed_since.get_or_insert(now);
             if device == Some(file.entry.inode.dev) {
                 file.n_missed += 1;
             }
-            if file.n_missed >= ABSENT_LOOKS {
+            let is_kept = file.n_missed < ABSENT_LOOKS || now < since + ABSENT_FOR;
+            if !is_kept {
                 journal.forget(file.entry.inode, file.entry.btime_ns);
             }
-            file.n_missed < ABSENT_LOOKS
+            is_kept
         });
         self.dirty |= self.finished.len() != n_before;
     }

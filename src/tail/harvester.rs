@@ -18,6 +18,7 @@ use rustix::fs::{Advice, fadvise};
 
 use super::discover;
 use super::fingerprint::{Checksum, GUARD_BYTES_MAX, Stat, read_range};
+use super::gzip::GzipReader;
 use super::multiline::EventBuffer;
 use crate::planted::{self, Bug};
 
@@ -48,12 +49,47 @@ impl ReadAt for &File {
 enum Bytes {
     /// The file holds them as they are.
     Plain(File),
+    /// The file holds them compressed.
+    Gzipped(Box<GzipReader>),
+}
+
+impl Bytes {
+    fn of(file: File, is_gzipped: bool) -> Bytes {
+        match is_gzipped {
+            true => Bytes::Gzipped(Box::new(GzipReader::new(file))),
+            false => Bytes::Plain(file),
+        }
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            Bytes::Plain(file) => file,
+            Bytes::Gzipped(reader) => reader.file(),
+        }
+    }
+
+    /// Reads `[start, end)`, or less where the bytes end before.
+    fn read_range(&mut self, start: u64, end: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; (end - start) as usize];
+        let mut n = 0;
+        while n < bytes.len() {
+            match (&mut *self).read_at(&mut bytes[n..], start + n as u64) {
+                Ok(0) => break,
+                Ok(more) => n += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(n);
+        Ok(bytes)
+    }
 }
 
 impl ReadAt for &mut Bytes {
     fn read_at(&mut self, room: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
             Bytes::Plain(file) => ReadAt::read_at(&mut &*file, room, offset),
+            Bytes::Gzipped(reader) => reader.read_at(room, offset),
         }
     }
 }
@@ -112,6 +148,7 @@ pub struct Harvester {
     open: Option<(Bytes, Rc<()>)>,
     /// Pages before this were let go, or are to stay.
     dropped_to: u64,
+    is_gzipped: bool,
     /// As last looked at.
     stat: Stat,
     /// The bytes right before the read offset, at most [`GUARD_BYTES_MAX`].
@@ -125,7 +162,18 @@ impl Harvester {
         // Without them a later overwriting is noticed only where the file gets shorter.
         let last_bytes = read_range(&file, offset - n_last, n_last).unwrap_or_default();
         let open = Some((Bytes::Plain(file), Rc::clone(&open_files.0)));
-        Harvester { open, dropped_to: offset, stat, last_bytes }
+        Harvester { open, dropped_to: offset, is_gzipped: false, stat, last_bytes }
+    }
+
+    /// Returns a harvester of the bytes that a gzip'd file holds; offsets are decompressed ones.
+    pub fn gzipped(open_files: &OpenFiles, file: File, stat: Stat) -> Harvester {
+        let open = Some((Bytes::of(file, true), Rc::clone(&open_files.0)));
+        Harvester { open, dropped_to: 0, is_gzipped: true, stat, last_bytes: Vec::new() }
+    }
+
+    /// Tells whether the file is gzip'd: its size says nothing of offsets.
+    pub fn is_gzipped(&self) -> bool {
+        self.is_gzipped
     }
 
     /// Returns a harvester of the same file that goes on at byte 0.
@@ -172,12 +220,13 @@ impl Harvester {
         if stat.inode != self.stat.inode {
             return Ok(Reopened::Moved);
         }
-        let n_last = self.last_bytes.len() as u64;
+        let mut bytes = Bytes::of(file, self.is_gzipped);
+        let last_start = read_offset - self.last_bytes.len() as u64;
         let is_same = stat.btime_ns == self.stat.btime_ns
-            && stat.size >= read_offset
-            && head.matches(&file, 0)?
-            && read_range(&file, read_offset - n_last, n_last)? == self.last_bytes;
-        self.open = Some((Bytes::Plain(file), Rc::clone(&open_files.0)));
+            && (self.is_gzipped || stat.size >= read_offset)
+            && Checksum::of(&bytes.read_range(0, u64::from(head.len))?) == *head
+            && bytes.read_range(last_start, read_offset)? == self.last_bytes;
+        self.open = Some((bytes, Rc::clone(&open_files.0)));
         if !is_same {
             self.stat = stat;
             return Ok(Reopened::Replaced);
@@ -189,6 +238,9 @@ impl Harvester {
     pub fn look(&mut self, read_offset: u64) -> io::Result<Look> {
         let now = self.stat_now()?;
         let before = std::mem::replace(&mut self.stat, now);
+        if self.is_gzipped {
+            return self.look_at_gzipped(&before, read_offset);
+        }
         if now.size < read_offset {
             let is_seen = !planted::is(Bug::NoTruncation);
             return Ok(if is_seen { Look::Replaced } else { Look::Same });
@@ -202,6 +254,20 @@ impl Harvester {
             return Ok(Look::Replaced);
         }
         Ok(if now.size > read_offset { Look::Grown } else { Look::Same })
+    }
+
+    /// The same for a gzip'd file, which grows by whole members, or was still being written.
+    fn look_at_gzipped(&mut self, before: &Stat, read_offset: u64) -> io::Result<Look> {
+        if (self.stat.size, self.stat.mtime_ns) == (before.size, before.mtime_ns) {
+            return Ok(Look::Same);
+        }
+        let (bytes, _) = self.open.as_mut().ok_or_else(parked)?;
+        if let Bytes::Gzipped(reader) = bytes {
+            reader.restart();
+        }
+        let start = read_offset - self.last_bytes.len() as u64;
+        let last = bytes.read_range(start, read_offset)?;
+        Ok(if last == self.last_bytes { Look::Grown } else { Look::Replaced })
     }
 
     /// Reads once into `events`; returns how many bytes came.
@@ -273,16 +339,19 @@ impl Harvester {
 
     /// Goes on at `offset`.
     pub fn go_on_at(&mut self, offset: u64) -> io::Result<()> {
-        let n_last = offset.min(GUARD_BYTES_MAX as u64);
-        self.last_bytes = read_range(self.file()?, offset - n_last, n_last)?;
+        let (bytes, _) = self.open.as_mut().ok_or_else(parked)?;
+        self.last_bytes =
+            bytes.read_range(offset.saturating_sub(GUARD_BYTES_MAX as u64), offset)?;
         Ok(())
     }
 
+    /// Returns the checksum of the last bytes that were read.
+    pub fn last_checksum(&self) -> Checksum {
+        Checksum::of(&self.last_bytes)
+    }
+
     fn file(&self) -> io::Result<&File> {
-        match &self.open {
-            Some((Bytes::Plain(file), _)) => Ok(file),
-            None => Err(parked()),
-        }
+        self.open.as_ref().map(|(bytes, _)| bytes.file()).ok_or_else(parked)
     }
 }
 

@@ -121,12 +121,10 @@ impl Hub<'_> {
             return Ok(Some(later));
         }
         let read_offset = life.events.read_offset();
-        let known_size = life.harvester.stat().size;
+        let n_unread = life.n_unread();
         match life.harvester.reopen(&self.open_files, &life.name, read_offset, &life.head) {
             Ok(Reopened::Same) => Ok(None),
-            Ok(Reopened::Replaced) => {
-                Ok(Some(Turn::Truncated { n_unread: known_size.saturating_sub(read_offset) }))
-            }
+            Ok(Reopened::Replaced) => Ok(Some(Turn::Truncated { n_unread })),
             // The scan looks for it under other names.
             Ok(Reopened::Moved) => {
                 self.scan_soon();
@@ -174,7 +172,7 @@ impl Hub<'_> {
                     life.gone = true;
                     life.at_end = true;
                     let (read_offset, size) = (life.events.read_offset(), known.size);
-                    self.counters.bytes_lost.add(size.saturating_sub(read_offset));
+                    self.counters.bytes_lost.add(life.n_unread());
                     log::warn!(
                         "file deleted while it was not open: name={} read_offset={read_offset} \
                          last_size={size}; what was written after read_offset is lost",

@@ -83,6 +83,10 @@ pub struct Entry {
     /// Bytes it held when last seen.
     #[serde(default)]
     pub size: u64,
+    /// It is gzip'd: `head` and `offset` are of its decompressed bytes, and `guard` is empty, for
+    /// its size and last write tell whether it is the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gzipped: bool,
     /// When it was found, in milliseconds since 1970; 0 if a version that kept no times found it.
     #[serde(default)]
     pub first_seen_ms: i64,
@@ -119,6 +123,7 @@ impl Entry {
             guard_end: None,
             done: false,
             size: stat.size,
+            gzipped: false,
             first_seen_ms: now_ms(),
             last_seen_ms: now_ms(),
             missed_since_ms: None,
@@ -523,6 +528,7 @@ mod tests {
             guard_end: None,
             done: false,
             size: offset,
+            gzipped: false,
             first_seen_ms: 7,
             last_seen_ms: 8,
             missed_since_ms: None,
