@@ -373,7 +373,7 @@ impl Hub<'_> {
         }
         if known.is_none() {
             match self.moved_from(&found, &file) {
-                Some(Moved::Finished(entry)) => return self.remember_found(entry, &found),
+                Some(Moved::Finished(entry)) => return self.remember_found(*entry, &found),
                 Some(Moved::Live) => return self.folders.look_again(&found.path),
                 None => {}
             }
@@ -458,7 +458,7 @@ impl Hub<'_> {
                 && fits(entry, file, stat).unwrap_or(false)
         };
         let former = self.finished.values().find(is_former)?;
-        Some(Moved::Finished(former.entry.clone()))
+        Some(Moved::Finished(Box::new(former.entry.clone())))
     }
 
     /// Returns, and forgets, what is remembered of a file.
@@ -775,7 +775,7 @@ enum Moved {
     /// It is being read.
     Live,
     /// It was read to its end.
-    Finished(Entry),
+    Finished(Box<Entry>),
 }
 
 /// Returns the input that a path belongs to, whether a file is there or not.

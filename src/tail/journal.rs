@@ -649,6 +649,7 @@ mod tests {
             guard: Checksum::of(b"guard"),
             guard_end: None,
             done: false,
+            gzipped: false,
             size: offset,
             first_seen_ms: 7,
             last_seen_ms: 8,
