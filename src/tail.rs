@@ -680,12 +680,12 @@ impl<'a> Hub<'a> {
                 life.events.consume();
                 continue;
             }
-            if self.open[slot].has_only_passed() {
-                self.seal(slot);
-            }
             let origin = life.origin.as_ref().expect("named above");
             let text = life.events.text(&event, &mut room);
             let passes = life.filter.passes(input, &event, text);
+            if passes && self.open[slot].has_only_passed() {
+                self.seal(slot);
+            }
             let size = text.len() + origin.overhead();
             if passes && !self.open[slot].has_room(size, self.config) && !self.seal(slot) {
                 has_room = false;
