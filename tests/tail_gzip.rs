@@ -129,6 +129,32 @@ fn a_file_that_is_compressed_while_stopped_goes_on_at_its_decompressed_offset() 
     }
 }
 
+/// Torture: 4, 5.
+#[test]
+fn a_file_whose_offset_only_the_journal_knows_is_known_when_it_was_compressed() {
+    let mut scene = Scene::new("server.log*");
+    scene.set("[tail]", "save_interval", "\"1h\"");
+    scene.logs.append("server.log", lines(0..10));
+    let shipper = scene.start();
+    scene.wait_for_records(10, &shipper);
+    scene.logs.append("server.log", lines(10..1000));
+    scene.wait_for_records(1000, &shipper);
+    shipper.kill();
+    scene.logs.append("server.log", lines(1000..1010));
+    scene.logs.rename("server.log", "server.log.1");
+    gzip(&scene, "server.log.1");
+    scene.logs.append("server.log", lines(1010..1020));
+    let shipper = scene.start();
+    shipper.wait_for_log("file compressed while stopped", LIMIT);
+    scene.wait_for_records(1020, &shipper);
+    scene.stop(shipper);
+    // What was unanswered when it was killed may stand there twice, but nothing out of order.
+    let mut values = scene.values();
+    let mut seen = std::collections::HashSet::new();
+    values.retain(|value| seen.insert(value.clone()));
+    assert!(values == numbered(0..1020));
+}
+
 /// Torture: 5.
 #[test]
 fn a_file_that_is_compressed_under_an_unrelated_name_while_stopped_is_known() {

@@ -19,7 +19,7 @@ use super::discover::{self, Found};
 use super::files::{Begin, Place, fits};
 use super::fingerprint::{Checksum, HEAD_BYTES_MAX, Stat, read_range};
 use super::gzip::{self, Survey};
-use super::gzipped::{gzipped_entry, is_held_by};
+use super::gzipped::{guard_end, gzipped_entry, is_held_by};
 use super::harvester::{Harvester, Look};
 use super::registry::{Entry, StoredPath};
 use super::{Content, Hub, Life};
@@ -255,7 +255,7 @@ impl Hub<'_> {
 fn moved_entry(entry: &Entry, copy: &Found) -> Option<Entry> {
     let (file, stat) = discover::open(&copy.path).ok()?;
     if gzip::is_gzipped(&file).ok()? {
-        let survey = Survey::of(file, vec![entry.offset]).ok()?;
+        let survey = Survey::of(file, vec![guard_end(entry)]).ok()?;
         return is_held_by(entry, &survey).then(|| gzipped_entry(entry.clone(), copy, &survey));
     }
     let moved = Entry {

@@ -160,7 +160,7 @@ impl Hub<'_> {
         let is_of_stream = |entry: &Entry| PathBuf::from(&entry.path) == path;
         let finished = self.finished.values().filter(|file| !file.is_gzipped_again);
         let offsets = finished.map(|file| &file.entry).filter(|entry| is_of_stream(entry));
-        let survey = Survey::of(file.try_clone()?, offsets.map(|entry| entry.offset).collect())?;
+        let survey = Survey::of(file.try_clone()?, offsets.map(guard_end).collect())?;
         let stalled = self.config.tail.rotate_grace.max(QUIET);
         let source = found.path.with_extension("");
         if survey.problem == Some(Problem::Cut)
@@ -317,13 +317,22 @@ fn survey_of(path: &Path, entries: &[Entry]) -> Option<Survey> {
     if !entries.iter().any(|entry| entry.offset > 0 && head.begins_with(&entry.head)) {
         return None;
     }
-    Survey::of(file, entries.iter().map(|entry| entry.offset).collect()).ok()
+    Survey::of(file, entries.iter().map(guard_end).collect()).ok()
 }
 
 /// Tells whether a gzip'd file holds the bytes that are remembered of a plain one.
 pub(super) fn is_held_by(entry: &Entry, survey: &Survey) -> bool {
-    let has_all = survey.len >= entry.offset && survey.has_guard(entry.offset, &entry.guard);
-    !entry.gzipped && entry.offset > 0 && survey.head.begins_with(&entry.head) && has_all
+    let is_known = !entry.gzipped && entry.offset > 0 && entry.head.len > 0;
+    is_known
+        && survey.len >= entry.offset
+        && survey.head.begins_with(&entry.head)
+        && survey.has_guard(guard_end(entry), &entry.guard)
+}
+
+/// Returns where the bytes that the guard is of end: what the journal says of an offset is younger
+/// than the guard that the registry has.
+pub(super) fn guard_end(entry: &Entry) -> u64 {
+    entry.guard_end.unwrap_or(entry.offset)
 }
 
 /// Returns what is remembered of a file after it was compressed.
@@ -335,6 +344,7 @@ pub(super) fn gzipped_entry(entry: Entry, found: &Found, survey: &Survey) -> Ent
         mtime_ns: found.stat.mtime_ns,
         head: survey.head.checksum(),
         guard: Checksum::default(),
+        guard_end: None,
         done: entry.done && entry.offset == survey.len,
         size: found.stat.size,
         gzipped: true,
