@@ -603,6 +603,7 @@ fn a_registry_that_cannot_be_saved_is_said_once_and_healed() {
 
 // ---- records that no broker takes ----
 
+/// Torture: 37.
 #[test]
 fn a_record_that_no_broker_takes_is_kept_in_a_file_and_the_others_arrive() {
     let mut scene = Scene::new("server.log");

@@ -154,6 +154,7 @@ fn a_batch_of_which_nobody_knows_whether_it_arrived_is_rather_repeated_and_said_
     assert_eq!(broker.values(0), expected);
 }
 
+/// Torture: 37.
 #[test]
 fn a_batch_too_large_is_halved_down_to_the_record_that_is() {
     let broker = Broker::start();
