@@ -660,6 +660,7 @@ impl<'a> Hub<'a> {
     ) -> bool {
         let slot = self.streams[life.stream].slot.expect("only streams with a partition are read");
         let (mut n_events, mut n_lines, mut has_room) = (0, 0, true);
+        let journal = self.journal.number();
         let mut room = std::mem::take(&mut self.text);
         while let Some(event) = life.events.peek(&input.multiline) {
             if event.is_nuls {
@@ -670,6 +671,8 @@ impl<'a> Hub<'a> {
                 let content = life.events.content(&event).to_vec();
                 self.name_life(life, &content);
             }
+            // Before a batch with its ground is sealed, while it is out of its place.
+            self.journal_life(life, journal);
             if !life.arrived.is_empty() && life.arrived.covers(event.start, event.end) {
                 if !self.pass_over(slot, life.source, &event, now) {
                     has_room = false;
@@ -820,16 +823,21 @@ impl<'a> Hub<'a> {
     fn journal_files(&mut self, spans: &[Span]) {
         let number = self.journal.number();
         for span in spans {
-            // One that was replaced meanwhile cannot be read again anyway.
-            let Some(life) = self.lives.get_mut(&span.source) else {
-                continue;
-            };
-            if life.journal != number {
-                life.journal = number;
-                let offset = self.ledger.settled(span.source).expect("open while the life is");
-                let entry = life.entry(&self.streams[life.stream].path, offset);
-                self.journal.file_changed(Some(span.source), entry);
+            // One whose turn it is has been told of, and one that was replaced cannot be read again.
+            if let Some(mut life) = self.lives.remove(&span.source) {
+                self.journal_life(&mut life, number);
+                self.lives.insert(span.source, life);
             }
+        }
+    }
+
+    /// Tells the journal of a life, unless that is the last one that knows it.
+    fn journal_life(&self, life: &mut Life, journal: u64) {
+        if life.journal != journal {
+            life.journal = journal;
+            let offset = self.ledger.settled(life.source).expect("open while the life is");
+            let entry = life.entry(&self.streams[life.stream].path, offset);
+            self.journal.file_changed(Some(life.source), entry);
         }
     }
 
@@ -1144,6 +1152,12 @@ impl<'a> Hub<'a> {
         while self.saving {
             let result = self.saver.results.recv();
             self.on_saved(result);
+        }
+        // Their descriptors may be the last there are, and saving needs some.
+        for life in self.lives.values_mut() {
+            let offset = self.ledger.settled(life.source).expect("open while the life is");
+            life.note_checksums(offset);
+            life.harvester.park();
         }
         let save = self.snapshot();
         self.save(save);
