@@ -85,8 +85,8 @@ pub struct TailCounters {
     pub bytes_acked: Counter,
     /// Records that the broker can never take; they lie in the state directory.
     pub records_rejected: Counter,
-    /// Of the acknowledged records, those that may stand in the topic twice, for the broker had
-    /// forgotten this producer when it was asked again.
+    /// Of the acknowledged records, those that may stand in the topic twice: the broker had
+    /// forgotten this producer when it was asked again, or could not be asked after a crash.
     pub records_maybe_repeated: Counter,
     /// Batches that the broker acknowledged.
     pub batches_acked: Counter,

@@ -1261,7 +1261,8 @@ impl Life {
         if self.gone || (!can_grow && self.saved_offset == Some(offset)) {
             return;
         }
-        if let Ok((head, guard)) = self.harvester.checksums(&self.name, offset)
+        let read_offset = (!is_spent).then(|| self.events.read_offset());
+        if let Ok((head, guard)) = self.harvester.checksums(&self.name, offset, read_offset)
             && u64::from(guard.len) == offset.min(GUARD_BYTES_MAX as u64)
         {
             if self.saved_offset != Some(offset) {

@@ -435,7 +435,9 @@ fn they_come_once_if_read_is_denied_and_the_producer_is_known() {
     for version in VERSIONS {
         let brokers = Brokers::own(version, 1, GUARDED);
         let resumed = resume_without_read(&brokers, Duration::ZERO);
-        assert_eq!((resumed.n_repeated, resumed.counter("records_maybe_repeated")), (0, 0));
+        assert_eq!(resumed.n_repeated, 0);
+        // Nobody tells that it was known.
+        assert!(resumed.counter("records_maybe_repeated") > 0, "{}", resumed.log);
     }
 }
 

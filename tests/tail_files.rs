@@ -322,6 +322,10 @@ fn copytruncate_ships_each_line_once() {
         scene.logs.append("server.log", lines(3 * round..3 * round + 3));
         scene.wait_for_records(3 * round + 3, &shipper);
         scene.logs.copytruncate("server.log", &format!("server.log.{round}"));
+        shipper.wait_for_log(
+            &format!("name={}", scene.logs.path(&format!("server.log.{round}")).display()),
+            LIMIT,
+        );
     }
     scene.logs.append("server.log", lines(9..10));
     assert_eq!(scene.values_after(10, shipper), numbered(0..10));

@@ -65,6 +65,10 @@ impl Hub<'_> {
         }
         let original = discover::open(&self.lives[&source].name);
         if !original.is_ok_and(|(original, _)| holds_start_of(file, stat.size, &original)) {
+            // It may have been truncated between the two looks.
+            if self.awaits_truncation(stream) {
+                return true;
+            }
             self.held.remove(&stat.inode);
             return false;
         }

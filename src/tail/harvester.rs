@@ -2,7 +2,7 @@
 //!
 //! A harvester reads where its [`EventBuffer`] wants to go on, and remembers the last bytes it
 //! gave: a file that was truncated or overwritten is noticed by them however long it has become.
-//! Offsets are those of the bytes that lines are found in; where they come from is [`Bytes`].
+//! Offsets are those of the bytes that lines are found in; where they come from is `Bytes`.
 //!
 //! Of many files only some can be open. The others are *parked*: closed, and opened again for
 //! their next turn, when everything that is known of the file is compared with what is there.
@@ -287,6 +287,9 @@ impl Harvester {
     /// what the broker serves from there. At a file's end the pages are those that its writer, and
     /// whoever looks at the log, use too: they stay. Source: fluent/fluent-bit#10713.
     pub fn drop_read_pages(&mut self, read_offset: u64) {
+        if self.is_gzipped {
+            return; // The offsets are those of other bytes than the file's.
+        }
         if self.stat.size < read_offset + BACKLOG_BYTES {
             self.dropped_to = read_offset;
         } else if read_offset - self.dropped_to >= DROP_BYTES {
@@ -304,8 +307,24 @@ impl Harvester {
     /// Returns the checksums of the file's head and of the bytes right before `offset`.
     ///
     /// A parked file is opened for the while, if its name still leads to it.
-    pub fn checksums(&self, name: &Path, offset: u64) -> io::Result<(Checksum, Checksum)> {
-        let of = |file: &File| Ok((Checksum::of_head(file)?, Checksum::before(file, offset)?));
+    /// Errors: the file system's; or the file does not hold any more what was read of it up to
+    /// `read_offset`, where that is to be seen to: they would be of bytes that were never read.
+    pub fn checksums(
+        &self,
+        name: &Path,
+        offset: u64,
+        read_offset: Option<u64>,
+    ) -> io::Result<(Checksum, Checksum)> {
+        let of = |file: &File| {
+            let checksums = (Checksum::of_head(file)?, Checksum::before(file, offset)?);
+            let n_last = self.last_bytes.len() as u64;
+            if let Some(read_offset) = read_offset
+                && read_range(file, read_offset - n_last, n_last)? != self.last_bytes
+            {
+                return Err(io::Error::other("it was overwritten"));
+            }
+            Ok(checksums)
+        };
         if let Ok(file) = self.file() {
             return of(file);
         }

@@ -19,7 +19,7 @@
 //!
 //! A new journal first repeats what is open, up to a line `carried`; one that ends before it was
 //! never in use. So a restart knows each batch that was sent and not settled, can build it again
-//! from its ground and send it as the same producer ([`super::resume`]).
+//! from its ground and send it as the same producer (`resume.rs`).
 //!
 //! What this guarantees:
 //!
@@ -46,6 +46,7 @@ use crate::kafka::record_batch::Stamp;
 use crate::record::{BatchId, SourceId};
 use crate::tail::fingerprint::Inode;
 use crate::tail::registry::Entry;
+use crate::tail::registry::folder::give_to_owner_of;
 
 const FORMAT: u32 = 1;
 
@@ -362,6 +363,7 @@ impl Open {
             .mode(0o600)
             .open(&path)
             .and_then(|file| file.set_len(0).map(|()| file))?;
+        give_to_owner_of(&self.folder, &file)?;
         if let Err(error) = file.write_all(&head) {
             let _ = fs::remove_file(&path);
             return Err(error);

@@ -8,7 +8,7 @@
 //! {"path":"/var/log/kafka/server.log","name":"/var/log/kafka/server.log","inode":...,"offset":...}
 //! ```
 //!
-//! [`format`] reads and writes these bytes, [`folder`] holds the state directory.
+//! [`mod@format`] reads and writes these bytes, [`folder`] holds the state directory.
 //!
 //! A crash at any moment leaves a valid registry behind:
 //! 1. a temporary file is written and fsync'd (a crash leaves it behind; it is never read);

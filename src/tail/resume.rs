@@ -14,9 +14,9 @@
 //!    the broker has forgotten the producer id, or knows of more than the journal does (after a
 //!    power cut, or a full disk); where batches had been cut, or their ground is gone or now cut
 //!    differently.
-//! 4. Where Read is not granted, the batches are sent again on trust, and the broker, which
-//!    remembers the last five, most likely recognises them; what it has no number for is read again
-//!    and counted as `records_maybe_repeated`.
+//! 4. Where Read is not granted, the batches are sent again on trust. The broker, which remembers
+//!    the last five, most likely recognises them; one that has forgotten the producer would not say
+//!    so, and therefore all of them are counted as `records_maybe_repeated`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -305,6 +305,9 @@ impl Hub<'_> {
                     "{subject}: cannot ask which batches had arrived: {reason}; sending them again \
                      and trusting the broker to recognise them"
                 );
+                // One that has forgotten the producer takes them again, and does not say so.
+                let n_records = open().map(|batch| u64::from(batch.sent.n_records)).sum();
+                self.counters.records_maybe_repeated.add(n_records);
                 if !self.send_open_again(&name, 0) {
                     self.read_back(name);
                 }
