@@ -507,6 +507,10 @@ impl Hub<'_> {
     }
 
     fn send_again(&mut self, sent: SentBatch, records: RecordArena, spans: Vec<Span>) {
+        // What had arrived before it is settled with it, and was not read by this process.
+        let n_bytes: u64 = spans.iter().map(|span| span.end - span.start).sum();
+        let n_own: u64 = sent.ground.iter().map(|segment| segment.end - segment.start).sum();
+        *self.dropped_in.entry(sent.batch).or_default() += n_bytes - n_own;
         self.ledger.take(&spans);
         self.under_way += 1;
         self.records_under_way += u64::from(sent.n_records);
