@@ -331,6 +331,7 @@ fn known_file(n: u64) -> Entry {
         guard: Checksum::of(&n.to_le_bytes()),
         guard_end: None,
         gzipped: false,
+        spent: false,
         done: n.is_multiple_of(2),
         size: 5_000_000_000 + n,
         first_seen_ms: 1_795_389_596_230,

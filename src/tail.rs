@@ -591,7 +591,9 @@ impl<'a> Hub<'a> {
             }
         }
         let mut deadline = life.rotated.then_some(grace_over);
-        if life.events.has_open() {
+        // The last line of a rotated file, where it has no terminator, belongs to its last event.
+        let waits_for_end = life.rotated && life.events.has_partial();
+        if life.events.has_open() && !waits_for_end {
             let event_over = life.grown_at + input.event_timeout;
             if now >= event_over {
                 life.events.flush();
@@ -1291,6 +1293,7 @@ impl Life {
             guard_end: None,
             done: false,
             size: stat.size,
+            spent: self.content == Content::Spent,
             gzipped: self.harvester.is_gzipped(),
             first_seen_ms: self.first_seen_ms,
             last_seen_ms: self.last_seen_ms,

@@ -19,6 +19,21 @@ fn date(scene: &Scene, name: &str, n: usize) {
     scene.logs.set_modified(name, SystemTime::now() + Duration::from_secs(n as u64));
 }
 
+/// Torture: 32, 39.
+#[test]
+fn a_trace_whose_last_line_has_no_terminator_is_whole_when_its_file_is_rotated() {
+    let mut scene = Scene::new("server.log");
+    scene.set("[[input]]", "multiline", "{ profile = \"kafka\" }");
+    scene.set("[[input]]", "event_timeout", "\"1s\"");
+    scene.set("[tail]", "rotate_grace", "\"2s\"");
+    let shipper = scene.start();
+    let trace = "2026-01-31 13:00:00 ERROR\n\tat a\n\tat b";
+    scene.logs.append("server.log", trace);
+    scene.logs.rename("server.log", "server.log.1");
+    scene.logs.append("server.log", "2026-01-31 13:00:01 INFO\n");
+    assert_eq!(scene.values_after(2, shipper), [trace, "2026-01-31 13:00:01 INFO"]);
+}
+
 // ---- copytruncate ----
 
 /// Torture: 6.

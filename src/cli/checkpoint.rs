@@ -437,6 +437,7 @@ mod tests {
             done,
             size: offset,
             gzipped: false,
+            spent: false,
             first_seen_ms: 1,
             last_seen_ms: 1_795_389_600_000,
             missed_since_ms: None,

@@ -249,6 +249,7 @@ impl Hub<'_> {
             guard_end: None,
             done: false,
             gzipped: false,
+            spent: false,
             ..original
         };
         self.restored.extend([begun_anew, moved]);

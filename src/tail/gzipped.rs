@@ -348,6 +348,7 @@ pub(super) fn gzipped_entry(entry: Entry, found: &Found, survey: &Survey) -> Ent
         done: entry.done && entry.offset == survey.len,
         size: found.stat.size,
         gzipped: true,
+        spent: false,
         ..entry
     }
 }

@@ -606,7 +606,11 @@ impl State {
                 && known.offset < entry.offset
             {
                 known.guard_end.get_or_insert(known.offset);
-                known.offset = entry.offset;
+                known.offset = match known.spent {
+                    // What lies behind the copy's end was read of the original.
+                    true => entry.offset.min(known.size.max(known.offset)),
+                    false => entry.offset,
+                };
             }
         }
         self.batches.retain(|_, batch| {
@@ -652,6 +656,7 @@ mod tests {
             guard_end: None,
             done: false,
             gzipped: false,
+            spent: false,
             size: offset,
             first_seen_ms: 7,
             last_seen_ms: 8,
@@ -802,6 +807,18 @@ mod tests {
         journal.cut(BatchId(0));
         journal.void(BatchId(1));
         assert_eq!(open_batches(&replayed(folder.path(), 1).0), [(0, None)]);
+    }
+
+    #[test]
+    fn of_a_copy_that_ends_early_nothing_behind_its_end_is_remembered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = begun(folder.path());
+        let copy = Entry { spent: true, size: 150, ..entry(1, 100) };
+        journal.file_changed(Some(SourceId(0)), copy.clone());
+        send(&mut journal, 0, 0, &[ground(0, 100, 200)]);
+        journal.settled(BatchId(0), None);
+        let (_, entries) = replayed(folder.path(), 1);
+        assert_eq!(entries, [Entry { offset: 150, guard_end: Some(100), ..copy }]);
     }
 
     #[test]

@@ -78,6 +78,9 @@ pub struct Entry {
     /// settled, but not what its bytes are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard_end: Option<u64>,
+    /// It is a copy that ends before what was read of the original: nothing of it is to be read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spent: bool,
     /// It was read to its end after its rotation, and all of it is settled.
     pub done: bool,
     /// Bytes it held when last seen.
@@ -124,6 +127,7 @@ impl Entry {
             done: false,
             size: stat.size,
             gzipped: false,
+            spent: false,
             first_seen_ms: now_ms(),
             last_seen_ms: now_ms(),
             missed_since_ms: None,
@@ -529,6 +533,7 @@ mod tests {
             done: false,
             size: offset,
             gzipped: false,
+            spent: false,
             first_seen_ms: 7,
             last_seen_ms: 8,
             missed_since_ms: None,
