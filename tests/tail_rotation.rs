@@ -29,6 +29,7 @@ fn a_trace_whose_last_line_has_no_terminator_is_whole_when_its_file_is_rotated()
     let shipper = scene.start();
     let trace = "2026-01-31 13:00:00 ERROR\n\tat a\n\tat b";
     scene.logs.append("server.log", trace);
+    shipper.wait_for_log("file found", LIMIT);
     scene.logs.rename("server.log", "server.log.1");
     scene.logs.append("server.log", "2026-01-31 13:00:01 INFO\n");
     assert_eq!(scene.values_after(2, shipper), [trace, "2026-01-31 13:00:01 INFO"]);
