@@ -10,10 +10,10 @@
 //! configuration names and [`tail::fingerprint`] says which file each is, whatever its name.
 //! [`tail::harvester`] reads its bytes, through [`tail::gzip`] where it was compressed,
 //! [`tail::lines`] finds lines in them, [`tail::multiline`] joins them to events, [`tail::encode`]
-//! writes each into the [`batch`] of its partition.
-//! [`kafka::producer`] delivers the batch, [`ledger`] moves the settled prefix of each file,
-//! [`tail::journal`] and [`tail::registry`] put it on disk, where [`cli::checkpoint`] shows and
-//! changes it. A process that comes after a crash goes on as the same producer (`tail::resume`).
+//! writes each into the [`batch`] of its partition. [`kafka::producer`] delivers the batch,
+//! [`ledger`] moves the settled prefix of each file, [`tail::journal`] and [`tail::registry`] put it
+//! on disk, where [`cli::checkpoint`] shows and changes it. After a crash the next process goes on
+//! as the same producer (`tail/resume.rs`), or asks the topic ([`kafka::read_back`]).
 //!
 //! **Walk 2, topic to index** ([`index`]): [`kafka::consumer`] is the member of the group.
 //! [`index::event`] takes the event out of a record's value, [`index::kafka_log`] its fields out of
@@ -22,7 +22,8 @@
 //! dead letters, [`index::archive`].
 //!
 //! [`config`] is what the operator may say, [`error`] what stops a walk, [`metrics`] what is
-//! counted, [`planted`] the bugs that tests must find, [`rejected`] where records go that no topic takes, [`cli`] what a person types.
+//! counted, [`planted`] the bugs that tests must find, [`rejected`] where records go that no topic
+//! takes, [`cli`] what a person types.
 
 pub mod batch;
 pub mod cli;

@@ -4,8 +4,8 @@
 //! laws of the promise, which every end-to-end test asserts:
 //!
 //! - tail: `bytes_read = bytes_acked + bytes_found + bytes_filtered + bytes_nul_skipped + bytes under
-//!   way`, where bytes that were cut off over-long lines, and records that lie in the state directory, belong
-//!   to the ground of their event; `events_read = records_acked + records_rejected +
+//!   way`, where bytes that were cut off over-long lines, and records that lie in the state
+//!   directory, belong to the ground of their event; `events_read = records_acked + records_rejected +
 //!   events_filtered + records under way`;
 //! - index: `consumed = indexed + duplicates + archived + archived_before + error_topic -
 //!   error_topic_also + dead_letter + rejected + dropped + given_up + records under way`.
