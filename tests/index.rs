@@ -19,6 +19,12 @@ use support::{Shipper, wait_for};
 
 const N_LINES: usize = 6_000;
 
+/// Records of one batch of the topic, where it must not be read at once.
+const BATCH_RECORDS: usize = 60;
+
+/// The mock cluster gives one batch a fetch, and only when this is over.
+const FETCH_WAIT_MS: usize = 40;
+
 /// Counts how often each line's number stands in the archive's files.
 fn archived(folder: &Path) -> BTreeMap<usize, usize> {
     let mut numbers = BTreeMap::new();
@@ -53,6 +59,7 @@ fn config(bootstrap_servers: &str) -> (TempDir, PathBuf) {
     let text = format!(
         "state_dir = \"{0}/state\"\n[kafka]\nbootstrap_servers = [{1}]\n\
          [kafka.consumer_options]\n\"session.timeout.ms\" = \"6000\"\n\
+         \"fetch.wait.max.ms\" = \"{FETCH_WAIT_MS}\"\n\
          [index]\ntopics = [\"logs\"]\nerror_topic = \"errors\"\ncount_max = 97\nlinger = \"20ms\"\n\
          [archive]\ndir = \"{0}/archive\"\n",
         folder.path().display(),
@@ -113,6 +120,8 @@ fn brokers_that_are_away_are_each_named_once() {
 #[test]
 fn an_index_that_is_killed_archives_each_record_once() {
     let mut scene = Scene::with_partitions("server.log", 2);
+    // All of it takes 4 s to read, however fast the machine is.
+    scene.set("[batch]", "count_max", &BATCH_RECORDS.to_string());
     scene.logs.append("server.log", lines(0..N_LINES));
     let tail = scene.start();
     scene.wait_for_records(N_LINES, &tail);
