@@ -184,8 +184,8 @@ struct Stream {
     n_holds: usize,
     /// Lives that are not read to their end, oldest first; only the first is read.
     queue: VecDeque<SourceId>,
-    /// Last write to any life that the registry knew at the start.
-    known_mtime_ns: Option<i64>,
+    /// Last write up to which its lives were read or left out, as the registry said at the start.
+    read_mtime_ns: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

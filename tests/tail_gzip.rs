@@ -155,6 +155,86 @@ fn a_file_whose_offset_only_the_journal_knows_is_known_when_it_was_compressed() 
     assert!(values == numbered(0..1020));
 }
 
+/// Ships lines 0 to 2, and lets a process see two younger files, of which it can ship nothing
+/// before it is killed: `server.log.2` with line 3 and `server.log` with line 4.
+fn kill_one_that_has_read_nothing(scene: &mut Scene) {
+    scene.logs.append("server.log", lines(0..3));
+    scene.logs.age("server.log", 20);
+    let shipper = scene.start();
+    scene.wait_for_records(3, &shipper);
+    scene.stop(shipper);
+    scene.logs.rename("server.log", "server.log.1");
+    scene.logs.append("server.log", lines(3..4));
+    scene.logs.age("server.log", 10);
+
+    scene.set("[kafka]", "bootstrap_servers", "[\"127.0.0.1:1\"]");
+    let shipper = scene.start();
+    scene.wait_for_entry("server.log", "\"offset\":0");
+    shipper.signal(Signal::STOP);
+    scene.logs.rename("server.log.1", "server.log.3");
+    scene.logs.rename("server.log", "server.log.2");
+    scene.logs.append("server.log", lines(4..5));
+    shipper.signal(Signal::CONT);
+    scene.wait_for_entry("server.log.2", "\"offset\":0");
+    scene.wait_for_entry("server.log", "\"offset\":0");
+    shipper.kill();
+    let servers = format!("[{:?}]", scene.cluster.bootstrap_servers());
+    scene.set("[kafka]", "bootstrap_servers", &servers);
+}
+
+/// Torture: 5, 42.
+#[test]
+fn a_file_seen_and_not_read_before_a_kill_is_read_once_it_was_compressed() {
+    for pattern in PATTERNS {
+        let mut scene = Scene::new(pattern);
+        kill_one_that_has_read_nothing(&mut scene);
+        gzip(&scene, "server.log.2");
+        let shipper = scene.start();
+        assert_eq!(scene.values_after(5, shipper), numbered(0..5), "{pattern}");
+    }
+}
+
+/// Torture: 5, 42.
+#[test]
+fn a_file_that_nobody_saw_before_a_kill_is_read_although_a_younger_one_was_seen() {
+    let mut scene = Scene::new("server.log");
+    kill_one_that_has_read_nothing(&mut scene);
+    // Other bytes than those that were seen, and written between the two.
+    scene.logs.remove("server.log.2");
+    scene.logs.append("server.log.2.gz", gzipped("never seen\n"));
+    scene.logs.age("server.log.2.gz", 5);
+    let shipper = scene.start();
+    let values = scene.values_after(5, shipper);
+    assert_eq!(values, ["line 0", "line 1", "line 2", "never seen", "line 4"]);
+}
+
+/// Torture: 5, 42.
+#[test]
+fn a_file_that_was_still_being_compressed_at_a_kill_is_read_once_it_is_whole() {
+    let mut scene = Scene::new("server.log");
+    scene.logs.append("server.log", lines(0..3));
+    scene.logs.age("server.log", 20);
+    let shipper = scene.start();
+    scene.wait_for_records(3, &shipper);
+    scene.stop(shipper);
+    scene.logs.rename("server.log", "server.log.2");
+    let bytes = gzipped(lines(3..6));
+    scene.logs.append("server.log.1.gz", &bytes[..bytes.len() - 4]);
+    scene.logs.append("server.log", lines(6..7));
+
+    let shipper = scene.start();
+    scene.wait_for_records(4, &shipper);
+    scene.wait_for_entry("server.log", "\"offset\":7");
+    shipper.kill();
+    scene.logs.append("server.log.1.gz", &bytes[bytes.len() - 4..]);
+    // As gzip(1) does.
+    scene.logs.age("server.log.1.gz", 10);
+    let shipper = scene.start();
+    let values = scene.values_after(7, shipper);
+    let in_order = [numbered(0..3), numbered(6..7), numbered(3..6)].concat();
+    assert_eq!(values, in_order, "what could not be read in its turn comes late");
+}
+
 /// Torture: 5.
 #[test]
 fn a_file_that_is_compressed_under_an_unrelated_name_while_stopped_is_known() {

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use support::tail::{LIMIT, LogDir, Scene, numbered};
+use support::{Shipper, wait_for};
 
 /// Takes the current file of a round away.
 type Rotate = fn(&LogDir, usize);
@@ -182,4 +183,30 @@ fn rotations_while_it_is_stopped_lose_repeat_and_disorder_nothing() {
         let shipper = scene.start();
         scene.values_after(n_lines(), shipper)
     });
+}
+
+/// Torture: 4, 5, 6, 32.
+#[test]
+fn rotations_across_kill_9_lose_and_disorder_nothing() {
+    check(|scene, rotate| {
+        let mut shipper: Option<Shipper> = None;
+        write_rounds(scene, rotate, |scene, n| {
+            let running = shipper.take().unwrap_or_else(|| scene.start());
+            // One that was killed has shipped anything or nothing of what is new.
+            scene.wait_for_records(n.saturating_sub(10).max(1), &running);
+            running.kill();
+            shipper = Some(scene.start());
+        });
+        let shipper = shipper.expect("started");
+        let look = || (first_times(scene.values()).len() == n_lines()).then_some(());
+        wait_for(LIMIT, "all lines", look, || shipper.log());
+        scene.stop(shipper);
+        first_times(scene.values())
+    });
+}
+
+/// Leaves out what stands there for another time: a killed process cannot know what had arrived.
+fn first_times(values: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    values.into_iter().filter(|value| seen.insert(value.clone())).collect()
 }

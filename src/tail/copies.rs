@@ -219,12 +219,12 @@ impl Hub<'_> {
             return;
         };
         let is_unchanged = |file: &File| fits(&entry, file, &current.stat).unwrap_or(true);
-        if entry.offset == 0 || discover::open(&path).is_ok_and(|(file, _)| is_unchanged(&file)) {
+        if entry.head.len == 0 || discover::open(&path).is_ok_and(|(file, _)| is_unchanged(&file)) {
             return;
         }
         let candidates = found.iter().filter(|other| {
             other.path != path
-                && self.restored.get(&other.stat).is_none()
+                && self.restored.get(&other.stat).is_none_or(Entry::is_unread)
                 && is_born_after(&other.stat, &current.stat)
         });
         let mut copies = candidates.filter_map(|other| Some((other, moved_entry(&entry, other)?)));
@@ -240,6 +240,7 @@ impl Hub<'_> {
         );
         self.counters.files_truncated.add(1);
         let original = self.restored.take(&current.stat).expect("seen above");
+        self.restored.take(&copy.stat);
         let begun_anew = Entry {
             life: original.life + 1,
             file_id: None,

@@ -285,7 +285,7 @@ impl Hub<'_> {
             slot: None,
             n_holds: 0,
             queue: VecDeque::new(),
-            known_mtime_ns: self.restored.newest_mtime_ns(path),
+            read_mtime_ns: self.restored.read_mtime_ns(path),
         });
         let stream = self.streams.len() - 1;
         self.stream_of.insert(path.to_path_buf(), stream);
@@ -324,7 +324,7 @@ impl Hub<'_> {
             return self.remember_found(entry, &found);
         }
         if !self.make_room_for_a_file() {
-            return self.folders.look_again(&found.path);
+            return self.come_back_to(stream, &found);
         }
         let (file, stat) = match discover::open(&found.path) {
             Ok(opened) => opened,
@@ -333,7 +333,7 @@ impl Hub<'_> {
                 return;
             }
             Err(error) => {
-                self.folders.look_again(&found.path);
+                self.come_back_to(stream, &found);
                 return match is_exhausted(&error) {
                     true => self.lower_open_files(),
                     false => self.warn_once(&found.path, &error.to_string()),
@@ -353,28 +353,32 @@ impl Hub<'_> {
         }
         let found = Found { stat, ..found };
         match gzip::is_gzipped(&file) {
-            Ok(false) if !self.is_refused_as_compressed(&found, &file) => {}
+            Ok(false) if !self.is_refused_as_compressed(stream, &found, &file) => {}
             Ok(false) => return,
             Ok(true) => return self.add_gzipped(stream, found, file, first),
             Err(error) => {
-                self.folders.look_again(&found.path);
+                self.come_back_to(stream, &found);
                 return self.warn_once(&found.path, &error.to_string());
             }
         }
         self.refused.remove(&found.path);
         let known = self.take_entry(&stat);
-        let identity =
-            known.as_ref().map_or(Ok(Identity::Other), |entry| compare(entry, &file, &stat));
+        let read = known.as_ref().filter(|entry| !entry.is_unread());
+        let is_new = read.is_none();
+        let identity = read.map_or(Ok(Identity::Other), |entry| compare(entry, &file, &stat));
         if matches!(identity, Ok(Identity::Other | Identity::NewLife))
             && self.is_held(stream, &found, &file)
         {
             self.restored.extend(known);
-            return self.folders.look_again(&found.path);
+            return self.come_back_to(stream, &found);
         }
-        if known.is_none() {
+        if is_new {
             match self.moved_from(&found, &file) {
                 Some(Moved::Finished(entry)) => return self.remember_found(*entry, &found),
-                Some(Moved::Live) => return self.folders.look_again(&found.path),
+                Some(Moved::Live) => {
+                    self.restored.extend(known);
+                    return self.come_back_to(stream, &found);
+                }
                 None => {}
             }
         }
@@ -403,7 +407,7 @@ impl Hub<'_> {
             (Err(error), known) => {
                 // What is known must outlive the error, or the file would be repeated whole.
                 self.restored.extend(known);
-                self.folders.look_again(&found.path);
+                self.come_back_to(stream, &found);
                 return self.warn_once(&found.path, &error.to_string());
             }
             (Ok(_), _) => {
@@ -424,6 +428,20 @@ impl Hub<'_> {
         }
         let harvester = Harvester::new(&self.open_files, file, stat, begin.offset);
         self.open_life(stream, found.path, harvester, begin);
+    }
+
+    /// Has a file that cannot be read yet looked at again by the next scan.
+    ///
+    /// One that no pattern leads to is remembered meanwhile: younger ones may be read before it,
+    /// and after a crash nothing else would tell it from those that were left out.
+    pub(super) fn come_back_to(&mut self, stream: usize, found: &Found) {
+        self.folders.look_again(&found.path);
+        if found.is_sibling && self.restored.get(&found.stat).is_none() {
+            let entry = Entry::unread(&found.stat, &self.streams[stream].path, &found.path);
+            self.journal.file_changed(None, entry.clone());
+            self.restored.extend([entry]);
+            self.dirty = true;
+        }
     }
 
     /// Tells whether a file was read to its end and not written to since: of thousands of rotated

@@ -157,7 +157,7 @@ impl Hub<'_> {
     }
 
     /// Returns the stream of a file that no pattern leads to and that is to be read all the same:
-    /// it is known and not finished, or was written after all that is known of its stream.
+    /// it is known and not finished, or was written after all that was read of its stream.
     fn stream_of_sibling(&self, name: &Path, stat: &Stat) -> Option<usize> {
         let remembered = self.restored.get(stat);
         let finished = self.finished.get(&stat.key()).map(|file| &file.entry);
@@ -169,7 +169,7 @@ impl Hub<'_> {
         let known = &self.streams[stream];
         // What was born and written since this process began was not there to be left out.
         let is_young = stat.btime_ns.unwrap_or(stat.mtime_ns).min(stat.mtime_ns) >= self.started_ns;
-        let is_newer = known.known_mtime_ns.is_some_and(|newest| stat.mtime_ns >= newest);
+        let is_newer = known.read_mtime_ns.is_some_and(|read| stat.mtime_ns >= read);
         let is_rotated = path != name && !discover::is_excluded(name, &known.input.exclude);
         (is_rotated && (is_young || is_newer)).then_some(stream)
     }

@@ -45,13 +45,18 @@ pub(super) struct Unready {
 
 impl Hub<'_> {
     /// Tells whether a file that is not gzip'd is none to take lines from all the same.
-    pub(super) fn is_refused_as_compressed(&mut self, found: &Found, file: &File) -> bool {
+    pub(super) fn is_refused_as_compressed(
+        &mut self,
+        stream: usize,
+        found: &Found,
+        file: &File,
+    ) -> bool {
         let Some(extension) = found.path.extension().and_then(|extension| extension.to_str())
         else {
             return false;
         };
         if extension == "gz" {
-            self.folders.look_again(&found.path);
+            self.come_back_to(stream, found);
             // One that is begun gets its first bytes soon.
             if self.has_been_quiet(found, QUIET) {
                 self.warn_once(&found.path, "it is named .gz and is not gzip'd");
@@ -93,11 +98,11 @@ impl Hub<'_> {
             Ok(Some(looked_into)) => looked_into,
             Ok(None) => {
                 self.restored.extend(known);
-                return self.folders.look_again(&found.path);
+                return self.come_back_to(stream, &found);
             }
             Err(error) => {
                 self.restored.extend(known);
-                self.folders.look_again(&found.path);
+                self.come_back_to(stream, &found);
                 return self.warn_once(&found.path, &error.to_string());
             }
         };
@@ -127,7 +132,8 @@ impl Hub<'_> {
         let is_old = first && input.start_at == StartAt::End && !self.had_registry;
         let offset = if is_old { survey.len } else { 0 };
         log::info!("file found: name={} offset={offset}", found.path.display());
-        let number = known.filter(|entry| entry.btime_ns == found.stat.btime_ns);
+        let is_same = |entry: &Entry| entry.btime_ns == found.stat.btime_ns && !entry.is_unread();
+        let number = known.filter(is_same);
         let number = number.map_or(0, |entry| entry.life + 1);
         let begin = Begin { number, ..Begin::at(offset) };
         self.open_gzipped(stream, found, file, survey.head.checksum(), begin);
@@ -258,11 +264,16 @@ impl Hub<'_> {
                 .collect();
             gzipped.sort_by_key(|(name, stat)| (stat.mtime_ns, name.clone()));
             for (name, stat) in gzipped {
-                if self.restored.get(stat).is_some() {
+                if self.restored.get(stat).is_some_and(|entry| !entry.is_unread()) {
                     continue;
                 }
                 let Some(survey) = survey_of(name, &absent) else { continue };
-                let matching = absent.iter().filter(|entry| is_held_by(entry, &survey));
+                // A head alone is that of many files: an older one may have been left out.
+                let is_it = |entry: &&Entry| {
+                    is_held_by(entry, &survey)
+                        && (entry.offset > 0 || entry.mtime_ns <= stat.mtime_ns)
+                };
+                let matching = absent.iter().filter(is_it);
                 let is_other_write = |entry: &&Entry| entry.mtime_ns != stat.mtime_ns;
                 let Some(entry) = matching.min_by_key(is_other_write).cloned() else { continue };
                 absent.retain(|other| *other != entry);
@@ -285,6 +296,7 @@ impl Hub<'_> {
     fn restore_gzipped(&mut self, entry: Entry, found: &Found, survey: &Survey) {
         let former = Stat { inode: entry.inode, btime_ns: entry.btime_ns, ..found.stat };
         self.restored.take(&former);
+        self.restored.take(&found.stat);
         log::info!(
             "file compressed while stopped: name={} new_name={} offset={}",
             PathBuf::from(&entry.name).display(),
@@ -314,7 +326,7 @@ impl Folder {
 fn survey_of(path: &Path, entries: &[Entry]) -> Option<Survey> {
     let (file, _) = discover::open(path).ok()?;
     let head = gzip::head_of(file.try_clone().ok()?).ok()?;
-    if !entries.iter().any(|entry| entry.offset > 0 && head.begins_with(&entry.head)) {
+    if !entries.iter().any(|entry| entry.head.len > 0 && head.begins_with(&entry.head)) {
         return None;
     }
     Survey::of(file, entries.iter().map(guard_end).collect()).ok()
@@ -322,7 +334,7 @@ fn survey_of(path: &Path, entries: &[Entry]) -> Option<Survey> {
 
 /// Tells whether a gzip'd file holds the bytes that are remembered of a plain one.
 pub(super) fn is_held_by(entry: &Entry, survey: &Survey) -> bool {
-    let is_known = !entry.gzipped && entry.offset > 0 && entry.head.len > 0;
+    let is_known = !entry.gzipped && entry.head.len > 0;
     is_known
         && survey.len >= entry.offset
         && survey.head.begins_with(&entry.head)

@@ -102,6 +102,30 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Returns an entry for the first life of a file of which nothing was read.
+    pub fn unread(stat: &Stat, path: &Path, name: &Path) -> Entry {
+        Entry {
+            path: path.into(),
+            name: name.into(),
+            inode: stat.inode,
+            btime_ns: stat.btime_ns,
+            mtime_ns: stat.mtime_ns,
+            life: 0,
+            file_id: None,
+            head: Checksum::default(),
+            offset: 0,
+            guard: Checksum::default(),
+            guard_end: None,
+            done: false,
+            size: stat.size,
+            gzipped: false,
+            spent: false,
+            first_seen_ms: now_ms(),
+            last_seen_ms: now_ms(),
+            missed_since_ms: None,
+        }
+    }
+
     /// Returns an entry for the first life of a file, everything before `offset` being settled.
     ///
     /// Errors: the file cannot be read.
@@ -113,25 +137,17 @@ impl Entry {
         offset: u64,
     ) -> io::Result<Entry> {
         Ok(Entry {
-            path: path.into(),
-            name: name.into(),
-            inode: stat.inode,
-            btime_ns: stat.btime_ns,
-            mtime_ns: stat.mtime_ns,
-            life: 0,
-            file_id: None,
             head: Checksum::of_head(file)?,
             offset,
             guard: Checksum::before(file, offset)?,
-            guard_end: None,
-            done: false,
-            size: stat.size,
-            gzipped: false,
-            spent: false,
-            first_seen_ms: now_ms(),
-            last_seen_ms: now_ms(),
-            missed_since_ms: None,
+            ..Entry::unread(stat, path, name)
         })
+    }
+
+    /// Tells whether nothing is known of the file but that it is there and to be read.
+    pub fn is_unread(&self) -> bool {
+        let is_fresh = self.life == 0 && self.file_id.is_none() && !self.done && !self.gzipped;
+        is_fresh && self.offset == 0 && self.head.len == 0
     }
 }
 

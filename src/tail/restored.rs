@@ -12,18 +12,15 @@ use crate::planted::{self, Bug};
 pub(super) struct Restored {
     /// By inode number alone: the device's may be another one since the host was started.
     by_ino: HashMap<u64, Vec<Entry>>,
-    /// When any life of a stream was last written to, as the registry said at the start.
-    newest_mtime_ns: HashMap<PathBuf, i64>,
+    /// Of each stream that the registry knew at the start, the last write up to which its lives
+    /// were read, or left out.
+    read_mtime_ns: HashMap<PathBuf, i64>,
 }
 
 impl Restored {
     pub(super) fn new(entries: Vec<Entry>) -> Restored {
-        let mut restored = Restored::default();
-        for entry in &entries {
-            let newest = restored.newest_mtime_ns.entry(PathBuf::from(&entry.path));
-            let newest = newest.or_insert(entry.mtime_ns);
-            *newest = entry.mtime_ns.max(*newest);
-        }
+        let read_mtime_ns = read_mtime_ns(&entries);
+        let mut restored = Restored { by_ino: HashMap::new(), read_mtime_ns };
         restored.extend(entries);
         restored
     }
@@ -81,13 +78,31 @@ impl Restored {
 
     /// Returns the streams that the registry knew at the start.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.newest_mtime_ns.keys().map(PathBuf::as_path)
+        self.read_mtime_ns.keys().map(PathBuf::as_path)
     }
 
-    /// Returns when any life of the stream was last written to, as the registry said.
-    pub(super) fn newest_mtime_ns(&self, path: &Path) -> Option<i64> {
-        self.newest_mtime_ns.get(path).copied()
+    /// Returns the last write up to which the lives of a stream were read or left out, as the
+    /// registry said: a file that nobody knows and that was written since was never seen.
+    pub(super) fn read_mtime_ns(&self, path: &Path) -> Option<i64> {
+        self.read_mtime_ns.get(path).copied()
     }
+}
+
+/// A life is read only when all that are older have been, so what counts is the youngest of which
+/// anything was settled. That a file was seen says nothing: a process that was killed before its
+/// turn may not have seen, nor read, the ones before it. Where nothing was settled, what is older
+/// than all that was seen was left out.
+fn read_mtime_ns(entries: &[Entry]) -> HashMap<PathBuf, i64> {
+    let mut streams: HashMap<PathBuf, (Option<i64>, i64)> = HashMap::new();
+    for Entry { path, offset, mtime_ns, .. } in entries {
+        let stream = streams.entry(PathBuf::from(path));
+        let (read, seen) = stream.or_insert((None, *mtime_ns));
+        *seen = *mtime_ns.min(seen);
+        if *offset > 0 {
+            *read = Some(*mtime_ns).max(*read);
+        }
+    }
+    streams.into_iter().map(|(path, (read, seen))| (path, read.unwrap_or(seen))).collect()
 }
 
 fn is_file(entry: &Entry, stat: &Stat) -> bool {
