@@ -13,6 +13,7 @@
 
 pub mod charset;
 mod copies;
+mod cut_event;
 mod deleted;
 pub mod discover;
 pub mod encode;
@@ -56,6 +57,7 @@ use crate::record::{BatchId, SourceId, Span};
 use crate::rejected::RejectedFile;
 
 use copies::Held;
+use cut_event::CutEvent;
 use discover::{Hints, OwnFiles, Patterns};
 use encode::Origin;
 use feedback::{Feedback, News};
@@ -184,6 +186,8 @@ struct Stream {
     n_holds: usize,
     /// Lives that are not read to their end, oldest first; only the first is read.
     queue: VecDeque<SourceId>,
+    /// The last event of a life that goes on in the next.
+    cut_event: Option<CutEvent>,
     /// Last write up to which its lives were read or left out, as the registry said at the start.
     read_mtime_ns: Option<i64>,
 }
@@ -567,6 +571,9 @@ impl<'a> Hub<'a> {
     fn at_end(&self, life: &mut Life, input: &InputConfig, now: Instant) -> Option<Turn> {
         let grace_over = life.grown_at + self.config.tail.rotate_grace;
         let is_over = life.gone || (life.rotated && now >= grace_over);
+        if self.waits_for_rest(life) {
+            return Some(Turn::Wait(Some(now + input.event_timeout)));
+        }
         if life.content != Content::Own || is_over {
             let has_more = life.events.has_open() || life.events.has_partial();
             if has_more && !planted::is(Bug::NoPartial) {
@@ -583,7 +590,7 @@ impl<'a> Hub<'a> {
                 return None;
             }
             if !life.events.has_partial() {
-                if life.events.has_open() {
+                if life.events.has_open() && !self.is_cut(life, input) {
                     life.events.flush();
                     return None;
                 }
@@ -621,6 +628,7 @@ impl<'a> Hub<'a> {
             Turn::Wait(deadline) => self.timers_set(source, deadline),
             Turn::HandOver => {
                 self.set_phase(source, Phase::Lingering);
+                self.expect_rest(source);
                 self.next_life(source);
                 self.enqueue(source);
             }
@@ -684,6 +692,22 @@ impl<'a> Hub<'a> {
                 n_lines += u64::from(event.n_lines);
                 life.events.consume();
                 continue;
+            }
+            if event.continued && event.start == 0 {
+                let is_put = self.put_cut_event(life, &event, timestamp_ms, now);
+                if is_put != Some(false) {
+                    has_room = is_put.is_some();
+                    if !has_room {
+                        break;
+                    }
+                    n_events += 1;
+                    n_lines += u64::from(event.n_lines);
+                    if event.cut > 0 {
+                        self.note_cut(life, &event);
+                    }
+                    life.events.consume();
+                    continue;
+                }
             }
             let origin = life.origin.as_ref().expect("named above");
             let text = life.events.text(&event, &mut room);
@@ -1317,18 +1341,34 @@ impl OpenBatch {
     /// Extends the ground of a source by an event.
     fn cover(&mut self, source: SourceId, event: &multiline::Event) {
         let &multiline::Event { start, end, continued, .. } = event;
+        self.extend_span(source, start, end);
+        let is_whole = !self.flushed.is_empty() && self.flushed.remove(&source);
+        match self.segments.iter_mut().rev().find(|segment| segment.source == source) {
+            Some(segment) if !is_whole => segment.end = end,
+            _ => self.segments.push(Segment { source, start, end, continued, rest_of: None }),
+        }
+        if event.flushed {
+            self.flushed.insert(source);
+        }
+    }
+
+    /// Extends the ground of a source by the second part of an event, the first of which is the
+    /// last event of another source.
+    fn cover_rest(&mut self, source: SourceId, rest: &multiline::Event, first: SourceId) {
+        let &multiline::Event { start, end, continued, .. } = rest;
+        self.extend_span(source, start, end);
+        let rest_of = Some(first);
+        self.segments.push(Segment { source, start, end, continued, rest_of });
+        if rest.flushed {
+            self.flushed.insert(source);
+        }
+    }
+
+    fn extend_span(&mut self, source: SourceId, start: u64, end: u64) {
         // The last span is nearly always the one: a file gives many events in its turn.
         match self.spans.iter_mut().rev().find(|span| span.source == source) {
             Some(span) => span.end = end,
             None => self.spans.push(Span::new(source, start, end)),
-        }
-        let is_whole = !self.flushed.is_empty() && self.flushed.remove(&source);
-        match self.segments.iter_mut().rev().find(|segment| segment.source == source) {
-            Some(segment) if !is_whole => segment.end = end,
-            _ => self.segments.push(Segment { source, start, end, continued }),
-        }
-        if event.flushed {
-            self.flushed.insert(source);
         }
     }
 

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::client::Cluster;
+use log_shipper::tail::registry;
 use support::stack::{
     OwnServer, PATIENCE, Writer, assert_same, env, script, seq_of, unique, write_config,
 };
@@ -422,6 +423,79 @@ const TOPIC: i8 = 2;
 const WRITE: i8 = 4;
 const DESCRIBE: i8 = 8;
 const READ: i8 = 3;
+
+/// What has become of a batch before the tail is started again.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Arrived,
+    Lost,
+    /// It has arrived, and the journal does not tell of it.
+    Forgotten,
+}
+
+/// Torture: 39, 42.
+#[test]
+fn an_event_that_a_rotation_cut_in_two_comes_whole_and_once() {
+    let parts = [
+        "2026-01-31 13:00:00 INFO before\n2026-01-31 13:00:01 ERROR no\n\tat a.b(C.java:1)\n",
+        "\tat d.e(F.java:2)\n2026-01-31 13:00:02 INFO behind\n",
+    ];
+    let trace = "2026-01-31 13:00:01 ERROR no\n\tat a.b(C.java:1)\n\tat d.e(F.java:2)";
+    let events = ["2026-01-31 13:00:00 INFO before", trace, "2026-01-31 13:00:02 INFO behind"];
+    for (brokers, fate) in Brokers::shared().iter().flat_map(|brokers| {
+        [Fate::Arrived, Fate::Lost, Fate::Forgotten].map(|fate| (brokers, fate))
+    }) {
+        let topic = make_topic(brokers);
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("logs/server.log");
+        fs::create_dir(folder.path().join("logs")).expect("made");
+        let kafka = &brokers.cluster.bootstrap;
+        let config = configure(folder.path(), kafka, &topic, "event_timeout = \"5s\"");
+        let mut reader = TopicReader::new(kafka, &topic, 1);
+        fs::write(&log, parts[0]).expect("written");
+        let tail = Shipper::start("tail", &config);
+        reader.read(1, PATIENCE);
+        brokers.all("pause");
+        fs::rename(&log, log.with_extension("log.1")).expect("renamed");
+        fs::write(&log, parts[1]).expect("written");
+        let is_sent = || journals(&folder.path().join("state")).contains("rest_of").then_some(());
+        wait_for(PATIENCE, "sent batch with both parts", is_sent, || tail.log());
+        tail.kill();
+        match fate {
+            Fate::Arrived => brokers.wake(),
+            Fate::Lost => {
+                brokers.all("kill");
+                brokers.all("start");
+            }
+            Fate::Forgotten => {
+                brokers.wake();
+                cut_journals(&folder.path().join("state"));
+            }
+        }
+
+        let mut tail = Shipper::start("tail", &config);
+        reader.read(3, PATIENCE);
+        let is_settled = || {
+            let snapshot = registry::read(&folder.path().join("state"), "h1").ok()?.0?;
+            let offsets: u64 = snapshot.entries.iter().map(|entry| entry.offset).sum();
+            (offsets == parts.concat().len() as u64).then_some(())
+        };
+        wait_for(PATIENCE, "all of it settled", is_settled, || tail.log());
+        tail.signal(rustix::process::Signal::TERM);
+        assert!(tail.wait(PATIENCE).success(), "{}", tail.log());
+        let records = reader.read_to_end(PATIENCE);
+        let values: Vec<String> = records.iter().map(Record::text).collect();
+        assert_eq!(values, events, "{fate:?}: {}", tail.log());
+        assert_eq!(records[1].number("rest_length"), records[2].number("offset"));
+        assert_eq!(records[1].header("rest_file_id"), records[2].header("file_id"));
+    }
+}
+
+fn journals(state: &Path) -> String {
+    let files = fs::read_dir(state).expect("a folder").flatten().map(|file| file.path());
+    let is_journal = |path: &PathBuf| path.to_string_lossy().contains("/journal.");
+    files.filter(is_journal).map(|path| fs::read_to_string(path).expect("read")).collect()
+}
 
 /// Lets the tail write, and later the test read.
 fn guard(brokers: &Brokers, topic: &str) {

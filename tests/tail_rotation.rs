@@ -35,6 +35,137 @@ fn a_trace_whose_last_line_has_no_terminator_is_whole_when_its_file_is_rotated()
     assert_eq!(scene.values_after(2, shipper), [trace, "2026-01-31 13:00:01 INFO"]);
 }
 
+/// A trace, cut at a line; and the events before and behind it.
+const CUT: [&str; 2] = [
+    "2026-01-31 13:00:00 INFO before\n\
+     2026-01-31 13:00:01 ERROR it went wrong\njava.io.IOException: no\n\tat a.b(C.java:1)\n",
+    "\tat d.e(F.java:2)\nCaused by: g.H\n\t... 12 more\n2026-01-31 13:00:02 INFO behind\n",
+];
+
+fn scene_of_traces(pattern: &str) -> Scene {
+    let mut scene = Scene::new(pattern);
+    scene.set("[[input]]", "multiline", "{ profile = \"kafka\" }");
+    scene.set("[[input]]", "event_timeout", "\"2s\"");
+    scene.set("[tail]", "rotate_grace", "\"1s\"");
+    scene
+}
+
+/// Asserts that the trace of [`CUT`] is one record, and that the records cover both files.
+fn assert_whole(scene: &mut Scene) {
+    let text = CUT.concat();
+    let (before, rest) = text.split_at(text.find("2026-01-31 13:00:01").expect("there"));
+    let (trace, behind) = rest.split_at(rest.find("2026-01-31 13:00:02").expect("there"));
+    let expected = [before, trace, behind].map(|event| event.trim_end_matches('\n'));
+    assert_eq!(scene.values(), expected);
+    let records = scene.records();
+    let ground = |name| records.iter().map(|record| record.number(name)).collect::<Vec<_>>();
+    let n_first = before.len() as u64;
+    let n_rest = CUT[1].len() as u64 - behind.len() as u64;
+    assert_eq!(ground("offset"), [0, n_first, n_rest]);
+    assert_eq!(ground("length"), [n_first, CUT[0].len() as u64 - n_first, behind.len() as u64]);
+    assert_eq!(records[1].number("rest_length"), n_rest);
+    assert_eq!(records[1].header("file_id"), records[0].header("file_id"));
+    assert_eq!(records[1].header("rest_file_id"), records[2].header("file_id"));
+}
+
+/// Torture: 39.
+#[test]
+fn a_trace_that_is_cut_by_a_rotation_is_one_event() {
+    for pattern in ["server.log", "server.log*"] {
+        let mut scene = scene_of_traces(pattern);
+        let shipper = scene.start();
+        scene.logs.append("server.log", CUT[0]);
+        scene.wait_for_records(1, &shipper);
+        scene.logs.rename("server.log", "server.log.1");
+        scene.logs.append("server.log", CUT[1]);
+        scene.wait_for_records(3, &shipper);
+        let counters = scene.stop(shipper);
+        assert_whole(&mut scene);
+        assert_eq!(counter(&counters, "events_read"), 3, "{counters}");
+        assert_eq!(counter(&counters, "lines_read"), 8, "{counters}");
+        let n_bytes = CUT.concat().len() as u64;
+        assert_eq!(counter(&counters, "bytes_acked"), n_bytes, "{counters}");
+    }
+}
+
+/// Torture: 39, 4.
+#[test]
+fn a_trace_that_is_cut_by_a_rotation_is_one_event_over_a_stop_and_a_kill() {
+    for kills in [false, true] {
+        let mut scene = scene_of_traces("server.log");
+        scene.logs.append("server.log", CUT[0]);
+        let shipper = scene.start();
+        scene.wait_for_records(1, &shipper);
+        match kills {
+            true => drop(shipper.kill()),
+            false => drop(scene.stop(shipper)),
+        }
+        scene.logs.rename("server.log", "server.log.1");
+        scene.logs.append("server.log", CUT[1]);
+        let shipper = scene.start();
+        scene.wait_for_records(3, &shipper);
+        scene.stop(shipper);
+        assert_whole(&mut scene);
+    }
+}
+
+/// Torture: 39.
+#[test]
+fn what_begins_a_file_and_is_no_part_of_a_trace_stays_with_it() {
+    let mut scene = scene_of_traces("server.log");
+    let shipper = scene.start();
+    scene.logs.append("server.log", "2026-01-31 13:00:00 INFO before\n");
+    shipper.wait_for_log("file found", LIMIT);
+    scene.logs.rename("server.log", "server.log.1");
+    scene.logs.append("server.log", "# opened at 14:00\n2026-01-31 14:00:00 INFO behind\n");
+    let expected =
+        ["2026-01-31 13:00:00 INFO before", "# opened at 14:00", "2026-01-31 14:00:00 INFO behind"];
+    assert_eq!(scene.values_after(3, shipper), expected);
+}
+
+/// Torture: 39.
+#[test]
+fn a_trace_whose_rest_is_too_much_for_one_event_leaves_in_two() {
+    let mut scene = scene_of_traces("server.log");
+    scene.set("[[input]]", "event_lines_max", "5");
+    let shipper = scene.start();
+    scene.logs.append("server.log", CUT[0]);
+    scene.wait_for_records(1, &shipper);
+    scene.logs.rename("server.log", "server.log.1");
+    scene.logs.append("server.log", CUT[1]);
+    let values = scene.values_after(4, shipper);
+    assert_eq!(
+        values[1],
+        "2026-01-31 13:00:01 ERROR it went wrong\njava.io.IOException: no\n\tat a.b(C.java:1)"
+    );
+    assert_eq!(values[2], "\tat d.e(F.java:2)\nCaused by: g.H\n\t... 12 more");
+    assert_eq!(scene.records()[2].header("continued"), "1");
+    let ends: Vec<u64> = CUT.iter().map(|part| part.len() as u64).collect();
+    assert_eq!(covered(scene.records()), ends);
+}
+
+/// Torture: 39.
+#[test]
+fn a_cut_trace_is_filtered_as_the_one_event_it_is() {
+    for (filter, n_records) in [("exclude_events", 2), ("include_events", 1)] {
+        let mut scene = scene_of_traces("server.log");
+        // Stands in the second part only.
+        scene.set("[[input]]", filter, "[\"Caused by\"]");
+        let shipper = scene.start();
+        scene.logs.append("server.log", CUT[0]);
+        shipper.wait_for_log("file found", LIMIT);
+        scene.logs.rename("server.log", "server.log.1");
+        scene.logs.append("server.log", CUT[1]);
+        scene.wait_for_records(n_records, &shipper);
+        scene.wait_for_entry("server.log", &format!("\"offset\":{}", CUT[1].len()));
+        let counters = scene.stop(shipper);
+        let traces = scene.values().iter().filter(|value| value.contains("went wrong")).count();
+        assert_eq!((scene.values().len(), traces), (n_records, n_records % 2), "{counters}");
+        let n_kept = counter(&counters, "bytes_acked") + counter(&counters, "bytes_filtered");
+        assert_eq!(n_kept, CUT.concat().len() as u64, "{counters}");
+    }
+}
+
 // ---- copytruncate ----
 
 /// Torture: 6.

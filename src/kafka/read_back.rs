@@ -128,7 +128,7 @@ impl std::error::Error for ReadBackError {
 }
 
 /// Reads a partition from `from_offset` to its end as of now and shows `visit` each record of
-/// `host`, in the order of the partition.
+/// `host`, in the order of the partition; one whose event a rotation cut in two for either part.
 ///
 /// Units: `from_offset` is one of the partition, and -1 where none is known. Then, as where it lies
 /// beyond the end, the partition is read backwards piece by piece, the newest piece first, each in
@@ -362,6 +362,7 @@ fn look_at(
     let Some(headers) = message.headers() else { return };
     let (mut is_ours, mut has_file) = (false, false);
     let (mut offset, mut length) = (None, None);
+    let (mut rest_file_id, mut rest_length) = (None, None);
     for header in headers.iter() {
         let value = header.value.unwrap_or_default();
         outcome.n_bytes += (header.key.len() + value.len()) as u64;
@@ -373,6 +374,8 @@ fn look_at(
             }
             "offset" => offset = number(value),
             "length" => length = number(value),
+            "rest_file_id" => rest_file_id = std::str::from_utf8(value).ok(),
+            "rest_length" => rest_length = number(value),
             _ => {}
         }
     }
@@ -380,6 +383,9 @@ fn look_at(
         (found.offset, found.length, found.topic_offset) = (offset, length, message.offset());
         outcome.n_found += 1;
         visit(found);
+        if let (Some(file_id), Some(length)) = (rest_file_id, rest_length) {
+            visit(&Found { file_id: file_id.into(), offset: 0, length, ..*found });
+        }
     }
 }
 

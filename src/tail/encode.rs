@@ -10,6 +10,8 @@
 //! | `cut` | only where a line was too long: bytes of the file that are not in the value |
 //! | `continued` | only where a line or event was too long: `1`, it goes on where the one before ended |
 //! | `partial` | only at a file's end or before a run of NULs: `1`, the last line has no terminator |
+//! | `rest_file_id` | only of an event that a rotation cut in two: the life of the file it goes on in |
+//! | `rest_length` | with it: bytes of ground from byte 0 of that file on |
 //!
 //! Together they prove from the topic alone which bytes of a file arrived; what they leave out are
 //! runs of NULs and events that a filter dropped.
@@ -20,8 +22,27 @@ use crate::kafka::record_batch::{Headers, RecordArena, put_header};
 use crate::tail::multiline::Event;
 
 /// Headers that the walk writes itself; static fields cannot have these names.
-pub const OWN_HEADERS: [&str; 8] =
-    ["host", "path", "file_id", "offset", "length", "cut", "continued", "partial"];
+pub const OWN_HEADERS: [&str; 10] = [
+    "host",
+    "path",
+    "file_id",
+    "offset",
+    "length",
+    "cut",
+    "continued",
+    "partial",
+    "rest_file_id",
+    "rest_length",
+];
+
+/// Where the second part of an event is that a rotation cut in two: `[0, length)` of another file.
+#[derive(Debug, Clone, Copy)]
+pub struct Rest<'a> {
+    /// The life of that file.
+    pub file_id: &'a str,
+    /// Bytes of ground.
+    pub length: u64,
+}
 
 /// What all records of one life of a file share.
 #[derive(Debug)]
@@ -60,6 +81,19 @@ impl Origin {
         varying: &mut Vec<u8>,
         records: &mut RecordArena,
     ) {
+        self.encode_with(timestamp_ms, event, None, content, varying, records);
+    }
+
+    /// As [`Origin::encode`], of an event that goes on in another file.
+    pub fn encode_with(
+        &self,
+        timestamp_ms: i64,
+        event: &Event,
+        rest: Option<Rest<'_>>,
+        content: &[u8],
+        varying: &mut Vec<u8>,
+        records: &mut RecordArena,
+    ) {
         varying.clear();
         put_number(varying, "offset", event.start);
         put_number(varying, "length", event.end - event.start);
@@ -76,6 +110,11 @@ impl Origin {
             put_header(varying, "partial", b"1");
             count += 1;
         }
+        if let Some(rest) = rest {
+            put_header(varying, "rest_file_id", rest.file_id.as_bytes());
+            put_number(varying, "rest_length", rest.length);
+            count += 2;
+        }
         let headers = Headers { count, fixed: &self.fixed, varying };
         records.push(timestamp_ms, Some(&self.key), content, headers);
     }
@@ -83,7 +122,7 @@ impl Origin {
     /// Bytes that a record takes beside its value, at most.
     pub fn overhead(&self) -> usize {
         /// Record head, the varying headers with numbers of 20 digits, and their names.
-        const VARYING: usize = 160;
+        const VARYING: usize = 280;
         self.key.len() + self.fixed.len() + VARYING
     }
 }

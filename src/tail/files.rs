@@ -285,6 +285,7 @@ impl Hub<'_> {
             slot: None,
             n_holds: 0,
             queue: VecDeque::new(),
+            cut_event: None,
             read_mtime_ns: self.restored.read_mtime_ns(path),
         });
         let stream = self.streams.len() - 1;

@@ -63,6 +63,10 @@ pub struct Segment {
     /// Its first event goes on where the one before was cut short.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub continued: bool,
+    /// Its first event is no record, but the end of one: that of the last event before it of this
+    /// life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest_of: Option<SourceId>,
 }
 
 /// A batch that was sealed, as far as another process must know it.
@@ -665,7 +669,7 @@ mod tests {
     }
 
     fn ground(source: u32, start: u64, end: u64) -> Segment {
-        Segment { source: SourceId(source), start, end, continued: false }
+        Segment { source: SourceId(source), start, end, continued: false, rest_of: None }
     }
 
     fn stamp(base_sequence: i32) -> Stamp {

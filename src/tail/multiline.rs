@@ -136,6 +136,46 @@ impl EventBuffer {
         self.lines.slice(event.content.clone())
     }
 
+    /// Returns the bytes of an event and its last terminator, as UTF-8 where the file's encoding is
+    /// another one; `room` is for those. For an event of which nothing was cut.
+    pub fn text_with_terminator<'a>(&'a self, event: &Event, room: &'a mut Vec<u8>) -> &'a [u8] {
+        let len = (event.end - event.start) as usize;
+        let bytes = self.lines.slice(event.content.start..event.content.start + len);
+        self.lines.charset().decode(bytes, event.start, room)
+    }
+
+    /// Tells whether the first line of the file that follows belongs to the open event.
+    ///
+    /// More is asked of it than of a line of the same file: what a logger writes at the head of
+    /// each new file starts no event either, and belongs to none of the file before.
+    pub fn goes_on_with(&self, line: &[u8], rule: &Multiline) -> bool {
+        let is_of_trace = || !line.is_empty() && Trace::Outside.goes_on_in_java(line);
+        self.open.is_some()
+            && match rule {
+                Multiline::None | Multiline::Count(_) => false,
+                Multiline::Kafka => !starts_with_timestamp(line) && is_of_trace(),
+                Multiline::Java => is_of_trace(),
+                Multiline::Python => !line.is_empty() && { self.trace }.goes_on_in_python(line),
+                Multiline::Start(pattern) => !pattern.is_match(line) && is_of_trace(),
+                Multiline::Continuation(pattern) => pattern.is_match(line),
+            }
+    }
+
+    /// Tells whether the open event, and one of another file that goes on with it, are no more
+    /// than one may be.
+    pub fn has_room_for(&self, rest: &Event) -> bool {
+        self.open.as_ref().is_some_and(|open| {
+            let n_bytes = (open.end - open.start) + (rest.end - rest.start);
+            n_bytes <= self.limits.bytes_max as u64
+                && open.n_lines + rest.n_lines <= self.limits.lines_max
+        })
+    }
+
+    /// Returns the event that waits for further lines.
+    pub fn open_event(&self) -> Option<&Event> {
+        self.open.as_ref()
+    }
+
     /// Returns the bytes of an event, as UTF-8 where the file's encoding is another one; `room` is
     /// for those.
     pub fn text<'a>(&'a self, event: &Event, room: &'a mut Vec<u8>) -> &'a [u8] {

@@ -24,7 +24,7 @@ pub(super) struct Said {
 }
 
 /// Which events of a life are left out.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Filter {
     left_out: bool,
 }

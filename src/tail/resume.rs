@@ -25,8 +25,10 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
+use super::cut_event;
+use super::encode::Rest;
 use super::journal::{Replay, ReplayedBatch, Segment, SentBatch};
-use super::multiline::{EventBuffer, Limits};
+use super::multiline::{Event, EventBuffer, Limits};
 use super::policy::Filter;
 use super::registry::Entry;
 use super::restored::Restored;
@@ -172,9 +174,11 @@ impl Hub<'_> {
             translated.insert(old, new);
         }
         for mut batch in batches {
-            for segment in &mut batch.sent.ground {
-                let new = translated.get(&segment.source).copied();
-                segment.source = new.unwrap_or_else(|| self.new_source());
+            for Segment { source, rest_of, .. } in &mut batch.sent.ground {
+                for source in std::iter::once(source).chain(rest_of) {
+                    let new = translated.get(source).copied();
+                    *source = new.unwrap_or_else(|| self.new_source());
+                }
             }
             batch.sent.batch = BatchId(self.next_batch);
             self.next_batch += 1;
@@ -463,7 +467,8 @@ impl Hub<'_> {
         let Some(life) = self.lives.get_mut(&source) else {
             return;
         };
-        let segment = |(start, end)| Segment { source, start, end, continued: false };
+        let segment =
+            |(start, end)| Segment { source, start, end, continued: false, rest_of: None };
         self.journal.passed(BatchId(self.next_batch), ranges.iter().map(segment).collect());
         self.next_batch += 1;
         for (start, end) in ranges.iter() {
@@ -596,32 +601,42 @@ impl Hub<'_> {
     }
 
     fn build_batch(&mut self, sent: &SentBatch) -> io::Result<RecordArena> {
-        let mut records = self.spare.pop().unwrap_or_default();
-        let timestamp_ms = now_ms();
-        for segment in &sent.ground {
+        let mut building = Building {
+            records: self.spare.pop().unwrap_or_default(),
+            timestamp_ms: now_ms(),
+            starts: HashMap::new(),
+            n_dropped: 0,
+        };
+        for (at, segment) in sent.ground.iter().enumerate() {
+            let mut later = sent.ground[at + 1..].iter();
+            let next = later.find(|later| {
+                later.rest_of == Some(segment.source) || later.source == segment.source
+            });
+            let is_start = next.is_some_and(|next| next.rest_of == Some(segment.source));
             let mut life = self.lives.remove(&segment.source).expect("follows() has seen it");
-            let built = self.build_segment(&mut life, segment, timestamp_ms, &mut records);
+            let built = self.build_segment(&mut life, segment, is_start, &mut building);
             self.lives.insert(life.source, life);
-            let n_dropped = built?;
-            if n_dropped > 0 {
-                *self.dropped_in.entry(sent.batch).or_default() += n_dropped;
-            }
+            built?;
         }
-        Ok(records)
+        if building.n_dropped > 0 {
+            *self.dropped_in.entry(sent.batch).or_default() += building.n_dropped;
+        }
+        Ok(building.records)
     }
 
-    /// Appends the records of a segment; returns how many bytes of it have none.
+    /// Appends the records of a segment. `is_start`: its last event is the first part of one that
+    /// another segment ends.
     fn build_segment(
         &mut self,
         life: &mut Life,
         segment: &Segment,
-        timestamp_ms: i64,
-        records: &mut RecordArena,
-    ) -> io::Result<u64> {
+        is_start: bool,
+        building: &mut Building,
+    ) -> io::Result<()> {
         let input = Arc::clone(&self.streams[life.stream].input);
         let mut events = EventBuffer::new(segment.start, Limits::of(&input), segment.continued);
         let (mut filter, mut room) = (Filter::default(), Vec::new());
-        let (mut n_events, mut n_lines, mut n_dropped) = (0, 0, 0);
+        let (mut n_events, mut n_lines) = (0, 0);
         while events.event_offset() < segment.end {
             let Some(event) = events.peek(&input.multiline) else {
                 if life.harvester.read_again(&mut events, segment.end)? == 0 {
@@ -637,31 +652,72 @@ impl Hub<'_> {
             };
             if event.is_nuls {
                 self.count_nuls(life, &event);
-                n_dropped += event.end - event.start;
+                building.n_dropped += event.end - event.start;
                 events.consume();
                 continue;
             }
+            n_lines += u64::from(event.n_lines);
             if life.origin.is_none() {
                 let content = events.content(&event).to_vec();
                 self.name_life(life, &content);
             }
-            let origin = life.origin.as_ref().expect("named above");
-            let text = events.text(&event, &mut room);
-            if filter.passes(&input, &event, text) {
-                origin.encode(timestamp_ms, &event, text, &mut self.scratch, records);
+            if is_start && event.end == segment.end {
+                let text = events.text_with_terminator(&event, &mut room).to_vec();
+                building.starts.insert(life.source, (event, text));
+                events.consume();
+                continue;
+            }
+            let Building { records, timestamp_ms, .. } = building;
+            let start = segment.rest_of.filter(|_| event.start == segment.start);
+            if let Some(first) = start {
+                let (start, mut whole) =
+                    building.starts.remove(&first).ok_or_else(|| io::Error::other(NO_START))?;
+                whole.extend_from_slice(events.text(&event, &mut room));
+                let both = cut_event::joined(&start, &event);
+                let origin = self.lives.get(&first).and_then(|first| first.origin.as_ref());
+                let origin = origin.ok_or_else(|| io::Error::other(NO_START))?;
+                if filter.passes(&input, &both, &whole) {
+                    let file_id = life.file_id.as_deref().expect("named above");
+                    let rest = Some(Rest { file_id, length: event.end - event.start });
+                    let scratch = &mut self.scratch;
+                    origin.encode_with(*timestamp_ms, &both, rest, &whole, scratch, records);
+                } else {
+                    self.count_filtered(life, &event);
+                    self.counters.bytes_filtered.add(start.end - start.start);
+                    building.n_dropped += (start.end - start.start) + (event.end - event.start);
+                }
             } else {
-                self.count_filtered(life, &event);
-                n_dropped += event.end - event.start;
+                let origin = life.origin.as_ref().expect("named above");
+                let text = events.text(&event, &mut room);
+                if filter.passes(&input, &event, text) {
+                    origin.encode(*timestamp_ms, &event, text, &mut self.scratch, records);
+                } else {
+                    self.count_filtered(life, &event);
+                    building.n_dropped += event.end - event.start;
+                }
             }
             n_events += 1;
-            n_lines += u64::from(event.n_lines);
             events.consume();
         }
         self.counters.bytes_read.add(segment.end - segment.start);
         self.counters.events_read.add(n_events);
         self.counters.lines_read.add(n_lines);
-        Ok(n_dropped)
+        Ok(())
     }
+}
+
+/// Why a batch with a part of an event cannot be built again.
+const NO_START: &str = "the first part of an event that was cut by a rotation is missing";
+
+/// A batch that is being built again.
+struct Building {
+    records: RecordArena,
+    timestamp_ms: i64,
+    /// First parts of events that rotations cut in two, with their terminators, by the life they
+    /// are the last of.
+    starts: HashMap<SourceId, (Event, Vec<u8>)>,
+    /// Bytes of ground without records.
+    n_dropped: u64,
 }
 
 /// Moves the offset of what is remembered of a file that cannot be read now over ground that
