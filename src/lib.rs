@@ -9,11 +9,12 @@
 //! **Walk 1, files to a topic** ([`tail`]): [`tail::discover`] finds the files that the
 //! configuration names and [`tail::fingerprint`] says which file each is, whatever its name.
 //! [`tail::harvester`] reads its bytes, through [`tail::gzip`] where it was compressed,
-//! [`tail::lines`] finds lines in them, [`tail::multiline`] joins them to events, [`tail::encode`]
-//! writes each into the [`batch`] of its partition. [`kafka::producer`] delivers the batch,
-//! [`ledger`] moves the settled prefix of each file, [`tail::journal`] and [`tail::registry`] put it
-//! on disk, where [`cli::checkpoint`] shows and changes it. After a crash the next process goes on
-//! as the same producer (`tail/resume.rs`), or asks the topic ([`kafka::read_back`]).
+//! [`tail::lines`] finds lines in them, [`tail::multiline`] joins them to events (and
+//! `tail/cut_event.rs` those that a rotation cut), [`tail::encode`] writes each into the [`batch`]
+//! of its partition. [`kafka::producer`] delivers the batch, [`ledger`] moves the settled prefix of
+//! each file, [`tail::journal`] and [`tail::registry`] put it on disk, where [`cli::checkpoint`]
+//! shows and changes it. After a crash the next process goes on as the same producer
+//! (`tail/resume.rs`), or asks the topic ([`kafka::read_back`]).
 //!
 //! **Walk 2, topic to index** ([`index`]): [`kafka::consumer`] is the member of the group.
 //! [`index::event`] takes the event out of a record's value, [`index::kafka_log`] its fields out of

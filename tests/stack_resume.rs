@@ -450,7 +450,7 @@ fn an_event_that_a_rotation_cut_in_two_comes_whole_and_once() {
         let log = folder.path().join("logs/server.log");
         fs::create_dir(folder.path().join("logs")).expect("made");
         let kafka = &brokers.cluster.bootstrap;
-        let config = configure(folder.path(), kafka, &topic, "event_timeout = \"5s\"");
+        let config = configure(folder.path(), kafka, &topic, "event_timeout = \"3s\"");
         let mut reader = TopicReader::new(kafka, &topic, 1);
         fs::write(&log, parts[0]).expect("written");
         let tail = Shipper::start("tail", &config);
