@@ -6,7 +6,7 @@
 //! - tail: `bytes_read = bytes_acked + bytes_found + bytes_filtered + bytes_nul_skipped + bytes under
 //!   way`, where bytes that were cut off over-long lines, and records that lie in the state
 //!   directory, belong to the ground of their event; `events_read = records_acked + records_rejected +
-//!   events_filtered + records under way`;
+//!   records_found + events_filtered + records under way`;
 //! - index: `consumed = indexed + duplicates + archived + archived_before + error_topic -
 //!   error_topic_also + dead_letter + rejected + dropped + given_up + records under way`.
 
@@ -101,6 +101,8 @@ pub struct TailCounters {
     pub batches_reread: Counter,
     /// Bytes that were read again and not sent, for they were found in the topic.
     pub bytes_found: Counter,
+    /// Events in them.
+    pub records_found: Counter,
 }
 
 impl fmt::Display for TailCounters {
@@ -136,6 +138,7 @@ impl fmt::Display for TailCounters {
             ("batches_resent", &self.batches_resent),
             ("batches_reread", &self.batches_reread),
             ("bytes_found", &self.bytes_found),
+            ("records_found", &self.records_found),
         ];
         write_counters(f, &counters)
     }

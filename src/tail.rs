@@ -57,7 +57,7 @@ use crate::record::{BatchId, SourceId, Span};
 use crate::rejected::RejectedFile;
 
 use copies::Held;
-use cut_event::CutEvent;
+use cut_event::{CutEvent, Put};
 use discover::{Hints, OwnFiles, Patterns};
 use encode::Origin;
 use feedback::{Feedback, News};
@@ -154,8 +154,8 @@ struct Hub<'a> {
     timers: BTreeSet<(Instant, SourceId)>,
     room: Vec<u8>,
     room_lent_to: Option<SourceId>,
-    /// The life that has its turn, and is not among `lives` meanwhile.
-    in_turn: Option<SourceId>,
+    /// The life that has its turn, and the one whose event it ends: not among `lives` meanwhile.
+    in_turn: Vec<SourceId>,
     scratch: Vec<u8>,
     /// Room for an event's text, where its file is not UTF-8.
     text: Vec<u8>,
@@ -375,7 +375,7 @@ impl<'a> Hub<'a> {
             timers: BTreeSet::new(),
             room: Vec::new(),
             room_lent_to: None,
-            in_turn: None,
+            in_turn: Vec::new(),
             scratch: Vec::new(),
             text: Vec::new(),
             scan_due: now,
@@ -455,10 +455,10 @@ impl<'a> Hub<'a> {
             }
             self.timers_remove(&mut life);
             self.lend_room(&mut life);
-            self.in_turn = Some(source);
+            self.in_turn.push(source);
             let turn =
                 self.turn(&mut life).unwrap_or_else(|error| self.on_read_error(&mut life, &error));
-            self.in_turn = None;
+            self.in_turn.pop();
             if turn != Turn::Blocked {
                 life.turn_read = 0;
                 self.take_room_back(&mut life);
@@ -491,6 +491,7 @@ impl<'a> Hub<'a> {
     }
 
     fn on_read_error(&mut self, life: &mut Life, error: &io::Error) -> Turn {
+        self.expect_no_rest_in(life);
         // A server of files has another file under the handle's number: only the name helps.
         if error.kind() == io::ErrorKind::StaleNetworkFileHandle {
             life.harvester.park();
@@ -571,8 +572,8 @@ impl<'a> Hub<'a> {
     fn at_end(&self, life: &mut Life, input: &InputConfig, now: Instant) -> Option<Turn> {
         let grace_over = life.grown_at + self.config.tail.rotate_grace;
         let is_over = life.gone || (life.rotated && now >= grace_over);
-        if self.waits_for_rest(life) {
-            return Some(Turn::Wait(Some(now + input.event_timeout)));
+        if let Some(until) = self.waits_for_rest(life, now) {
+            return Some(Turn::Wait(Some(until)));
         }
         if life.content != Content::Own || is_over {
             let has_more = life.events.has_open() || life.events.has_partial();
@@ -670,19 +671,28 @@ impl<'a> Hub<'a> {
     ) -> bool {
         let slot = self.streams[life.stream].slot.expect("only streams with a partition are read");
         let (mut n_events, mut n_lines, mut has_room) = (0, 0, true);
-        let journal = self.journal.number();
         let mut room = std::mem::take(&mut self.text);
         while let Some(event) = life.events.peek(&input.multiline) {
+            if self.streams[life.stream].cut_event.is_some() {
+                match self.put_cut_event(life, &event, timestamp_ms, now) {
+                    Put::Blocked => {
+                        has_room = false;
+                        break;
+                    }
+                    Put::WithIt => {
+                        n_events += 1;
+                        n_lines += u64::from(event.n_lines);
+                        life.events.consume();
+                        continue;
+                    }
+                    Put::Without => {}
+                }
+            }
             if event.is_nuls {
                 self.drop_nuls(life, slot, &event, now);
                 continue;
             }
-            if life.origin.is_none() {
-                let content = life.events.content(&event).to_vec();
-                self.name_life(life, &content);
-            }
-            // Before a batch with its ground is sealed, while it is out of its place.
-            self.journal_life(life, journal);
+            self.make_known(life, &event);
             if !life.arrived.is_empty() && life.arrived.covers(event.start, event.end) {
                 if !self.pass_over(slot, life.source, &event, now) {
                     has_room = false;
@@ -693,30 +703,10 @@ impl<'a> Hub<'a> {
                 life.events.consume();
                 continue;
             }
-            if event.continued && event.start == 0 {
-                let is_put = self.put_cut_event(life, &event, timestamp_ms, now);
-                if is_put != Some(false) {
-                    has_room = is_put.is_some();
-                    if !has_room {
-                        break;
-                    }
-                    n_events += 1;
-                    n_lines += u64::from(event.n_lines);
-                    if event.cut > 0 {
-                        self.note_cut(life, &event);
-                    }
-                    life.events.consume();
-                    continue;
-                }
-            }
             let origin = life.origin.as_ref().expect("named above");
             let text = life.events.text(&event, &mut room);
             let passes = life.filter.passes(input, &event, text);
-            if passes && self.open[slot].has_only_passed() {
-                self.seal(slot);
-            }
-            let size = text.len() + origin.overhead();
-            if passes && !self.open[slot].has_room(size, self.config) && !self.seal(slot) {
+            if passes && !self.make_room(slot, text.len() + origin.overhead()) {
                 has_room = false;
                 break;
             }
@@ -748,6 +738,25 @@ impl<'a> Hub<'a> {
         has_room
     }
 
+    /// Names a life by its first event, and tells the journal of it before a batch with its ground
+    /// is sealed, while it is out of its place.
+    fn make_known(&mut self, life: &mut Life, event: &multiline::Event) {
+        if life.origin.is_none() {
+            let content = life.events.content(event).to_vec();
+            self.name_life(life, &content);
+        }
+        self.journal_life(life, self.journal.number());
+    }
+
+    /// Seals the open batch of a slot unless it takes a record of so many bytes; `false` if it
+    /// could not be sealed.
+    fn make_room(&mut self, slot: usize, size: usize) -> bool {
+        if self.open[slot].has_only_passed() {
+            self.settle_passed(slot);
+        }
+        self.open[slot].has_room(size, self.config) || self.seal(slot)
+    }
+
     /// Puts an event that stands in the topic already into a batch without records; `false` if
     /// what is before it could not be sealed.
     fn pass_over(
@@ -764,6 +773,7 @@ impl<'a> Hub<'a> {
         batch.since.get_or_insert(now);
         batch.cover(source, event);
         self.counters.bytes_found.add(event.end - event.start);
+        self.counters.records_found.add(1);
         true
     }
 

@@ -237,6 +237,32 @@ fn a_file_that_was_still_being_compressed_at_a_kill_is_read_once_it_is_whole() {
 
 /// Torture: 5.
 #[test]
+fn an_archive_that_was_left_out_stays_so_while_it_is_compressed() {
+    let mut scene = Scene::new("server.log");
+    scene.logs.append("server.log.1", "old\n");
+    scene.logs.age("server.log.1", 100);
+    let shipper = scene.start();
+    scene.logs.append("server.log", lines(0..1));
+    scene.wait_for_records(1, &shipper);
+    let bytes = gzipped("old\n");
+    scene.logs.append("server.log.1.gz", &bytes[..bytes.len() - 4]);
+    // A look at the folder that finds this one has found that one.
+    scene.logs.append("server.log.2", lines(1..2));
+    scene.wait_for_records(2, &shipper);
+    // As gzip(1) does.
+    scene.logs.append("server.log.1.gz", &bytes[bytes.len() - 4..]);
+    scene.logs.age("server.log.1.gz", 100);
+    scene.logs.remove("server.log.1");
+    scene.logs.append("server.log.3", lines(2..3));
+    scene.wait_for_records(3, &shipper);
+    scene.stop(shipper);
+    let shipper = scene.start();
+    scene.logs.append("server.log", lines(3..4));
+    assert_eq!(scene.values_after(4, shipper), numbered(0..4));
+}
+
+/// Torture: 5.
+#[test]
 fn a_file_that_is_compressed_under_an_unrelated_name_while_stopped_is_known() {
     let mut scene = Scene::new("server.log");
     let shipper = scene.start();

@@ -166,6 +166,56 @@ fn a_cut_trace_is_filtered_as_the_one_event_it_is() {
     }
 }
 
+/// Torture: 39.
+#[test]
+fn a_cut_trace_of_a_backlog_that_begins_with_what_is_filtered_is_whole() {
+    let mut scene = scene_of_traces("server.log*");
+    scene.set("[[input]]", "include_events", "[\"Caused by\"]");
+    scene.logs.append("server.log.1", CUT[0]);
+    scene.logs.age("server.log.1", 10);
+    scene.logs.append("server.log", CUT[1]);
+    let shipper = scene.start();
+    scene.wait_for_records(1, &shipper);
+    scene.wait_for_entry("server.log", &format!("\"offset\":{}", CUT[1].len()));
+    let counters = scene.stop(shipper);
+    assert_eq!(counter(&counters, "events_filtered"), 2, "{counters}");
+    let trace = scene.values().remove(0);
+    assert!(trace.lines().count() == 6 && trace.ends_with("12 more"), "{trace}");
+}
+
+/// Torture: 39.
+#[test]
+fn a_trace_over_three_files_comes_in_order() {
+    let mut scene = scene_of_traces("server.log*");
+    let parts = [CUT[0], "\tat x.y(Z.java:3)\n", CUT[1]];
+    let names = [("server.log.2", 20), ("server.log.1", 10), ("server.log", 0)];
+    for ((name, age), part) in names.into_iter().zip(parts) {
+        scene.logs.append(name, part);
+        scene.logs.age(name, age);
+    }
+    let shipper = scene.start();
+    let values = scene.values_after(4, shipper);
+    let expected = [CUT[0], parts[1], CUT[1]].concat();
+    assert_eq!(values.join("\n") + "\n", expected);
+    assert!(values[1].ends_with("(Z.java:3)"), "{values:?}");
+}
+
+/// Torture: 39, 31.
+#[test]
+fn a_trace_does_not_wait_for_a_line_that_is_not_ended() {
+    let mut scene = scene_of_traces("server.log");
+    let shipper = scene.start();
+    scene.logs.append("server.log", CUT[0]);
+    scene.wait_for_records(1, &shipper);
+    scene.logs.rename("server.log", "server.log.1");
+    let (torn, end) = CUT[1].split_at(5);
+    scene.logs.append("server.log", torn);
+    scene.wait_for_records(2, &shipper);
+    scene.logs.append("server.log", end);
+    let values = scene.values_after(4, shipper);
+    assert_eq!(values.join("\n") + "\n", CUT.concat());
+}
+
 // ---- copytruncate ----
 
 /// Torture: 6.

@@ -27,19 +27,35 @@ const FIRST_LINE_BYTES_MAX: u64 = 4096;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CutEvent {
     first: SourceId,
+    /// Where it starts in the first.
+    start: u64,
     second: SourceId,
+}
+
+/// What became of an event before which another may have to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    /// It left as the rest of the other.
+    WithIt,
+    /// It is to leave by itself.
+    Without,
+    /// No batch could be sealed.
+    Blocked,
 }
 
 impl Hub<'_> {
     /// Tells whether the successor of a life that was read to its end begins amid its last event.
     pub(super) fn is_cut(&self, life: &Life, input: &InputConfig) -> bool {
-        let next = self.streams[life.stream].queue.get(1);
-        let Some(next) = next.and_then(|next| self.lives.get(next)) else {
+        let stream = &self.streams[life.stream];
+        let next = stream.queue.get(1).and_then(|next| self.lives.get(next));
+        let Some(next) = next else {
             return false;
         };
+        // An event that may itself be the rest of another leaves first.
+        let is_rest = stream.cut_event.is_some_and(|cut| cut.second == life.source);
         let is_text = matches!(input.encoding, Encoding::Utf8 | Encoding::Latin1);
         let is_fresh = next.events.read_offset() == 0 && next.content == Content::Own;
-        is_text && is_fresh && !next.harvester.is_gzipped() && {
+        !is_rest && is_text && is_fresh && !next.harvester.is_gzipped() && {
             let first_line = next.first_line();
             first_line.is_some_and(|line| life.events.goes_on_with(&line, &input.multiline))
         }
@@ -49,95 +65,137 @@ impl Hub<'_> {
     pub(super) fn expect_rest(&mut self, source: SourceId) {
         let life = &self.lives[&source];
         let stream = &mut self.streams[life.stream];
-        if let (true, Some(&second)) = (life.events.has_open(), stream.queue.get(1)) {
-            stream.cut_event = Some(CutEvent { first: source, second });
+        if let (Some(open), Some(&second)) = (life.events.open_event(), stream.queue.get(1)) {
+            stream.cut_event = Some(CutEvent { first: source, start: open.start, second });
             let limits = Limits::of(&stream.input);
             let second = self.lives.get_mut(&second).expect("lives of queues are open");
             second.events = EventBuffer::new(0, limits, true);
         }
     }
 
-    /// Tells whether the last event of a life goes on in its successor, of which nothing has left.
-    pub(super) fn waits_for_rest(&self, life: &Life) -> bool {
-        let cut_event = self.streams[life.stream].cut_event;
-        let cut_event = cut_event.filter(|cut| cut.first == life.source && life.events.has_open());
-        let second = cut_event.and_then(|cut| self.lives.get(&cut.second));
-        second.is_some_and(|second| {
-            second.phase == Phase::Reading
-                && second.content == Content::Own
-                && !second.gone
-                && second.events.event_offset() == 0
-        })
+    /// Tells until when a life waits for the rest of its last event; `None` if it does not.
+    ///
+    /// It does while its successor shows no complete event and may still be read. That event ends
+    /// `event_timeout` after its last byte; the same time again is for busy hosts.
+    pub(super) fn waits_for_rest(&self, life: &Life, now: Instant) -> Option<Instant> {
+        let stream = &self.streams[life.stream];
+        let cut = stream.cut_event.filter(|cut| cut.is_open_in(life))?;
+        let second = self.lives.get(&cut.second)?;
+        let may_come = second.phase == Phase::Reading
+            && second.content == Content::Own
+            && second.events.event_offset() == 0
+            && !second.gone
+            && !life.gone;
+        let event_timeout = stream.input.event_timeout;
+        let until = match second.at_end {
+            true => life.grown_at.max(second.grown_at) + 2 * event_timeout,
+            false => now + event_timeout,
+        };
+        (may_come && now < until).then_some(until)
     }
 
-    /// Puts the event that `rest`, which `life` shows, goes on with into the open batch.
-    ///
-    /// Gives nothing if no batch could be sealed, and `false` if `rest` is to leave by itself.
+    /// Gives up waiting for the rest of an event in a file that cannot be read.
+    pub(super) fn expect_no_rest_in(&mut self, life: &Life) {
+        let cut_event = &mut self.streams[life.stream].cut_event;
+        if let Some(cut) = cut_event.take_if(|cut| cut.second == life.source) {
+            self.enqueue(cut.first);
+        }
+    }
+
+    /// Puts the event of a stream that was cut into the open batch, before any other of that
+    /// stream leaves. `next` is that other, which `life` shows, and perhaps its rest.
     pub(super) fn put_cut_event(
         &mut self,
         life: &mut Life,
-        rest: &Event,
+        next: &Event,
         timestamp_ms: i64,
         now: Instant,
-    ) -> Option<bool> {
-        let cut_event = self.streams[life.stream].cut_event;
-        let cut_event = cut_event.filter(|cut| cut.second == life.source);
-        let Some(mut first) = cut_event.and_then(|cut| self.lives.remove(&cut.first)) else {
-            return Some(false);
+    ) -> Put {
+        let Some(cut) = self.streams[life.stream].cut_event else {
+            return Put::Without;
         };
-        let is_put = self.put_joined(&mut first, life, rest, timestamp_ms, now);
-        let source = first.source;
-        self.lives.insert(source, first);
-        if is_put.is_some() {
-            self.streams[life.stream].cut_event = None;
-            self.enqueue(source);
+        // What is written to older files comes late anyway.
+        if cut.first == life.source || life.phase != Phase::Reading {
+            return Put::Without;
         }
-        is_put
+        let put = match self.lives.remove(&cut.first) {
+            None => Put::Without,
+            Some(mut first) => {
+                self.in_turn.push(cut.first);
+                let put = self.put_start(&mut first, cut, life, next, timestamp_ms, now);
+                self.in_turn.pop();
+                self.lives.insert(cut.first, first);
+                self.enqueue(cut.first);
+                put
+            }
+        };
+        if put != Put::Blocked {
+            self.streams[life.stream].cut_event = None;
+        }
+        put
+    }
+
+    /// Puts the open event of `first`, with `next` or without.
+    fn put_start(
+        &mut self,
+        first: &mut Life,
+        cut: CutEvent,
+        life: &mut Life,
+        next: &Event,
+        timestamp_ms: i64,
+        now: Instant,
+    ) -> Put {
+        let start = first.events.open_event().filter(|_| cut.is_open_in(first)).cloned();
+        let is_rest =
+            life.source == cut.second && next.start == 0 && next.continued && !next.is_nuls;
+        if let Some(start) = start {
+            if is_rest {
+                self.make_known(first, &start);
+                self.make_known(life, next);
+                let has_arrived = first.arrived.covers(start.start, start.end)
+                    || life.arrived.covers(next.start, next.end);
+                if !has_arrived && first.events.has_room_for(next) {
+                    return self.put_joined(first, &start, life, next, timestamp_ms, now);
+                }
+            }
+            first.events.flush();
+        }
+        let input = self.streams[life.stream].input.clone();
+        if !self.put_events(first, &input, timestamp_ms, now) {
+            return Put::Blocked;
+        }
+        if is_rest {
+            life.filter = first.filter;
+        }
+        Put::Without
     }
 
     fn put_joined(
         &mut self,
         first: &mut Life,
+        start: &Event,
         life: &mut Life,
         rest: &Event,
         timestamp_ms: i64,
         now: Instant,
-    ) -> Option<bool> {
+    ) -> Put {
         let stream = &self.streams[life.stream];
         let input = stream.input.clone();
         let slot = stream.slot.expect("only streams with a partition are read");
-        let open = first.events.open_event().filter(|open| {
-            first.events.has_room_for(rest) && !first.arrived.covers(open.start, open.end)
-        });
-        let Some(start) = open.cloned() else {
-            // What there is of it leaves by itself, before what follows.
-            first.events.flush();
-            return self.put_events(first, &input, timestamp_ms, now).then_some(false);
-        };
-        if first.origin.is_none() {
-            let content = first.events.content(&start).to_vec();
-            self.name_life(first, &content);
-        }
-        self.journal_life(first, self.journal.number());
-
         let mut room = Vec::new();
-        let mut text = first.events.text_with_terminator(&start, &mut room).to_vec();
+        let mut text = first.events.text_with_terminator(start, &mut room).to_vec();
         text.extend_from_slice(life.events.text(rest, &mut room));
-        let event = joined(&start, rest);
+        let event = joined(start, rest);
         let passes = first.filter.passes(&input, &event, &text);
         life.filter = first.filter;
-        let origin = first.origin.as_ref().expect("named above");
-        let size = text.len() + origin.overhead();
-        if passes && self.open[slot].has_only_passed() {
-            self.seal(slot);
-        }
-        if passes && !self.open[slot].has_room(size, self.config) && !self.seal(slot) {
-            return None;
+        let origin = first.origin.as_ref().expect("made known");
+        if passes && !self.make_room(slot, text.len() + origin.overhead()) {
+            return Put::Blocked;
         }
         let batch = &mut self.open[slot];
         batch.since.get_or_insert(now);
         if passes {
-            let file_id = life.file_id.as_deref().expect("named with its first event");
+            let file_id = life.file_id.as_deref().expect("made known");
             let rest = Rest { file_id, length: rest.end - rest.start };
             let (scratch, records) = (&mut self.scratch, &mut batch.records);
             origin.encode_with(timestamp_ms, &event, Some(rest), &text, scratch, records);
@@ -147,15 +205,28 @@ impl Hub<'_> {
         batch.cover(first.source, &Event { flushed: true, ..start.clone() });
         batch.cover_rest(life.source, rest, first.source);
         if !passes {
-            self.count_filtered(first, &start);
-            self.counters.bytes_filtered.add(rest.end - rest.start);
+            let n_bytes = (start.end - start.start) + (rest.end - rest.start);
+            self.counters.events_filtered.add(1);
+            self.counters.bytes_filtered.add(n_bytes);
+            first.say_filtered(start);
         } else if start.start < first.doubtful_end || rest.start < life.doubtful_end {
             self.counters.records_maybe_repeated.add(1);
+        }
+        if rest.cut > 0 {
+            self.note_cut(life, rest);
         }
         self.counters.lines_read.add(u64::from(start.n_lines));
         first.events.flush();
         first.events.consume();
-        Some(true)
+        Put::WithIt
+    }
+}
+
+impl CutEvent {
+    /// Tells whether it is still what its first life ends with.
+    fn is_open_in(&self, life: &Life) -> bool {
+        let is_it = |open: &Event| open.start == self.start;
+        life.source == self.first && life.events.open_event().is_some_and(is_it)
     }
 }
 
@@ -165,15 +236,18 @@ pub(super) fn joined(start: &Event, rest: &Event) -> Event {
 }
 
 impl Life {
-    /// Returns the first line of its file, as far as it is there, without its terminator.
+    /// Returns the first line of its file, or what is looked at of it, without its terminator;
+    /// `None` if it is not there yet.
     fn first_line(&self) -> Option<Vec<u8>> {
         let (file, stat) = discover::open(&self.name).ok()?;
         if stat.inode != self.harvester.stat().inode {
             return None;
         }
         let mut line = read_range(&file, 0, FIRST_LINE_BYTES_MAX).ok()?;
-        if let Some(end) = memchr::memchr(b'\n', &line) {
-            line.truncate(end);
+        match memchr::memchr(b'\n', &line) {
+            Some(end) => line.truncate(end),
+            None if line.len() as u64 == FIRST_LINE_BYTES_MAX => {}
+            None => return None,
         }
         if line.last() == Some(&b'\r') {
             line.pop();

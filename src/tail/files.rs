@@ -352,6 +352,10 @@ impl Hub<'_> {
         if self.by_inode.contains_key(&stat.inode) {
             return;
         }
+        // One that was compressed between the two looks has the age of its source only now.
+        if found.is_sibling && self.stream_of_sibling(&found.path, &stat).is_none() {
+            return;
+        }
         let found = Found { stat, ..found };
         match gzip::is_gzipped(&file) {
             Ok(false) if !self.is_refused_as_compressed(stream, &found, &file) => {}
@@ -437,12 +441,29 @@ impl Hub<'_> {
     /// and after a crash nothing else would tell it from those that were left out.
     pub(super) fn come_back_to(&mut self, stream: usize, found: &Found) {
         self.folders.look_again(&found.path);
-        if found.is_sibling && self.restored.get(&found.stat).is_none() {
+        if found.is_sibling && !self.is_remembered(&found.stat) && !self.is_of_left_out(&found.path)
+        {
             let entry = Entry::unread(&found.stat, &self.streams[stream].path, &found.path);
             self.journal.file_changed(None, entry.clone());
             self.restored.extend([entry]);
             self.dirty = true;
         }
+    }
+
+    fn is_remembered(&self, stat: &Stat) -> bool {
+        self.by_inode.contains_key(&stat.inode)
+            || self.finished.contains_key(&stat.key())
+            || self.restored.get(stat).is_some()
+    }
+
+    /// Tells whether a file is just being compressed from one that was left out.
+    fn is_of_left_out(&self, name: &Path) -> bool {
+        let is_gzipped = name.extension().is_some_and(|extension| extension == "gz");
+        let source = name.with_extension("");
+        let stat = discover::open(&source).ok().filter(|_| is_gzipped).map(|(_, stat)| stat);
+        stat.is_some_and(|stat| {
+            !self.is_remembered(&stat) && self.stream_of_sibling(&source, &stat).is_none()
+        })
     }
 
     /// Tells whether a file was read to its end and not written to since: of thousands of rotated
@@ -482,10 +503,8 @@ impl Hub<'_> {
 
     /// Returns, and forgets, what is remembered of a file.
     pub(super) fn take_entry(&mut self, stat: &Stat) -> Option<Entry> {
-        match self.finished.remove(&stat.key()) {
-            Some(finished) => Some(finished.entry),
-            None => self.restored.take(stat),
-        }
+        let restored = self.restored.take(stat);
+        self.finished.remove(&stat.key()).map(|finished| finished.entry).or(restored)
     }
 
     pub(super) fn open_life(
@@ -608,7 +627,7 @@ impl Hub<'_> {
     pub(super) fn forget_if_replaced(&mut self, source: SourceId) {
         let holds = |open: &OpenBatch| open.spans.iter().any(|span| span.source == source);
         let is_held = !self.ledger.is_settled(source) || self.open.iter().any(holds);
-        let is_alive = self.lives.contains_key(&source) || self.in_turn == Some(source);
+        let is_alive = self.lives.contains_key(&source) || self.in_turn.contains(&source);
         if !is_alive && !is_held {
             self.ledger.close(source);
         }

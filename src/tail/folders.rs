@@ -158,7 +158,7 @@ impl Hub<'_> {
 
     /// Returns the stream of a file that no pattern leads to and that is to be read all the same:
     /// it is known and not finished, or was written after all that was read of its stream.
-    fn stream_of_sibling(&self, name: &Path, stat: &Stat) -> Option<usize> {
+    pub(super) fn stream_of_sibling(&self, name: &Path, stat: &Stat) -> Option<usize> {
         let remembered = self.restored.get(stat);
         let finished = self.finished.get(&stat.key()).map(|file| &file.entry);
         if let Some(entry) = remembered.or(finished) {

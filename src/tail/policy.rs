@@ -46,22 +46,9 @@ impl Filter {
 impl Hub<'_> {
     /// Drops a run of NULs that the life's buffer shows.
     pub(super) fn drop_nuls(&mut self, life: &mut Life, slot: usize, event: &Event, now: Instant) {
-        self.count_nuls(life, event);
-        self.drop_event(life, slot, event, now);
-    }
-
-    /// Counts a run of NULs.
-    pub(super) fn count_nuls(&self, life: &mut Life, event: &Event) {
         self.counters.bytes_nul_skipped.add(event.end - event.start);
-        if !std::mem::replace(&mut life.said.nuls, true) {
-            log::warn!(
-                "run of NULs skipped: name={} offset={} length={}; a crash of the host leaves \
-                 such, or a writer that does not append; further ones are counted only",
-                life.name.display(),
-                event.start,
-                event.end - event.start
-            );
-        }
+        life.say_nuls(event);
+        self.drop_event(life, slot, event, now);
     }
 
     /// Drops an event that the filter leaves out and the life's buffer shows.
@@ -72,23 +59,10 @@ impl Hub<'_> {
         event: &Event,
         now: Instant,
     ) {
-        self.count_filtered(life, event);
-        self.drop_event(life, slot, event, now);
-    }
-
-    /// Counts an event that the filter leaves out.
-    pub(super) fn count_filtered(&self, life: &mut Life, event: &Event) {
         self.counters.events_filtered.add(1);
         self.counters.bytes_filtered.add(event.end - event.start);
-        if !std::mem::replace(&mut life.said.filtered, true) {
-            log::info!(
-                "event left out by include_events or exclude_events: name={} offset={} length={}; \
-                 further ones are counted only",
-                life.name.display(),
-                event.start,
-                event.end - event.start
-            );
-        }
+        life.say_filtered(event);
+        self.drop_event(life, slot, event, now);
     }
 
     fn drop_event(&mut self, life: &mut Life, slot: usize, event: &Event, now: Instant) {
@@ -111,6 +85,34 @@ impl Hub<'_> {
                 event.start,
                 event.end - event.start,
                 event.cut
+            );
+        }
+    }
+}
+
+impl Life {
+    /// Logs a run of NULs that is skipped.
+    pub(super) fn say_nuls(&mut self, event: &Event) {
+        if !std::mem::replace(&mut self.said.nuls, true) {
+            log::warn!(
+                "run of NULs skipped: name={} offset={} length={}; a crash of the host leaves \
+                 such, or a writer that does not append; further ones are counted only",
+                self.name.display(),
+                event.start,
+                event.end - event.start
+            );
+        }
+    }
+
+    /// Logs an event that the filter leaves out.
+    pub(super) fn say_filtered(&mut self, event: &Event) {
+        if !std::mem::replace(&mut self.said.filtered, true) {
+            log::info!(
+                "event left out by include_events or exclude_events: name={} offset={} length={}; \
+                 further ones are counted only",
+                self.name.display(),
+                event.start,
+                event.end - event.start
             );
         }
     }

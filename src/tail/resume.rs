@@ -37,6 +37,7 @@ use crate::batch::Batch;
 use crate::kafka::producer::LastSequence;
 use crate::kafka::read_back::{Beginning, Found, Outcome, ReadBackError, read_back};
 use crate::kafka::record_batch::{RecordArena, now_ms, sequence_after};
+use crate::metrics::TailCounters;
 use crate::record::{BatchId, SourceId, Span};
 
 /// Bytes that are read back of one partition at most: some seconds of work, and more than one host
@@ -557,6 +558,7 @@ impl Hub<'_> {
         let mut arenas = Vec::new();
         let mut n_open = 0;
         let mut offsets = HashMap::new();
+        let mut tally = Tally::default();
         for ReplayedBatch { sent, is_settled } in batches {
             let subject = format!("topic {:?} partition {}", sent.topic, sent.partition);
             if !self.follows(sent, &mut offsets) {
@@ -567,7 +569,7 @@ impl Hub<'_> {
             if *is_settled || n_open <= n_arrived {
                 continue;
             }
-            match self.build_batch(sent) {
+            match self.build_batch(sent, &mut tally) {
                 Ok(records) if records.count() == sent.n_records => arenas.push(records),
                 Ok(records) => {
                     log::warn!(
@@ -583,6 +585,10 @@ impl Hub<'_> {
                     return None;
                 }
             }
+        }
+        tally.add_to(&self.counters);
+        for (batch, n_dropped) in tally.dropped_in {
+            *self.dropped_in.entry(batch).or_default() += n_dropped;
         }
         Some(arenas)
     }
@@ -600,12 +606,13 @@ impl Hub<'_> {
         })
     }
 
-    fn build_batch(&mut self, sent: &SentBatch) -> io::Result<RecordArena> {
+    fn build_batch(&mut self, sent: &SentBatch, tally: &mut Tally) -> io::Result<RecordArena> {
+        let n_dropped_before = tally.n_dropped();
         let mut building = Building {
             records: self.spare.pop().unwrap_or_default(),
             timestamp_ms: now_ms(),
             starts: HashMap::new(),
-            n_dropped: 0,
+            tally,
         };
         for (at, segment) in sent.ground.iter().enumerate() {
             let mut later = sent.ground[at + 1..].iter();
@@ -618,10 +625,9 @@ impl Hub<'_> {
             self.lives.insert(life.source, life);
             built?;
         }
-        if building.n_dropped > 0 {
-            *self.dropped_in.entry(sent.batch).or_default() += building.n_dropped;
-        }
-        Ok(building.records)
+        let records = building.records;
+        tally.dropped_in.push((sent.batch, tally.n_dropped() - n_dropped_before));
+        Ok(records)
     }
 
     /// Appends the records of a segment. `is_start`: its last event is the first part of one that
@@ -631,12 +637,11 @@ impl Hub<'_> {
         life: &mut Life,
         segment: &Segment,
         is_start: bool,
-        building: &mut Building,
+        building: &mut Building<'_>,
     ) -> io::Result<()> {
         let input = Arc::clone(&self.streams[life.stream].input);
         let mut events = EventBuffer::new(segment.start, Limits::of(&input), segment.continued);
         let (mut filter, mut room) = (Filter::default(), Vec::new());
-        let (mut n_events, mut n_lines) = (0, 0);
         while events.event_offset() < segment.end {
             let Some(event) = events.peek(&input.multiline) else {
                 if life.harvester.read_again(&mut events, segment.end)? == 0 {
@@ -651,40 +656,42 @@ impl Hub<'_> {
                 continue;
             };
             if event.is_nuls {
-                self.count_nuls(life, &event);
-                building.n_dropped += event.end - event.start;
+                life.say_nuls(&event);
+                building.tally.bytes_nul_skipped += event.end - event.start;
                 events.consume();
                 continue;
             }
-            n_lines += u64::from(event.n_lines);
+            building.tally.lines_read += u64::from(event.n_lines);
             if life.origin.is_none() {
                 let content = events.content(&event).to_vec();
                 self.name_life(life, &content);
             }
             if is_start && event.end == segment.end {
                 let text = events.text_with_terminator(&event, &mut room).to_vec();
-                building.starts.insert(life.source, (event, text));
+                building.starts.insert(life.source, Start { event, text, filter });
                 events.consume();
                 continue;
             }
-            let Building { records, timestamp_ms, .. } = building;
+            let Building { records, timestamp_ms, tally, .. } = building;
             let start = segment.rest_of.filter(|_| event.start == segment.start);
             if let Some(first) = start {
-                let (start, mut whole) =
-                    building.starts.remove(&first).ok_or_else(|| io::Error::other(NO_START))?;
+                let start = building.starts.remove(&first);
+                let Start { event: start, text: mut whole, filter: of_start } =
+                    start.ok_or_else(|| io::Error::other(NO_START))?;
                 whole.extend_from_slice(events.text(&event, &mut room));
                 let both = cut_event::joined(&start, &event);
                 let origin = self.lives.get(&first).and_then(|first| first.origin.as_ref());
                 let origin = origin.ok_or_else(|| io::Error::other(NO_START))?;
+                filter = of_start;
                 if filter.passes(&input, &both, &whole) {
                     let file_id = life.file_id.as_deref().expect("named above");
                     let rest = Some(Rest { file_id, length: event.end - event.start });
                     let scratch = &mut self.scratch;
                     origin.encode_with(*timestamp_ms, &both, rest, &whole, scratch, records);
                 } else {
-                    self.count_filtered(life, &event);
-                    self.counters.bytes_filtered.add(start.end - start.start);
-                    building.n_dropped += (start.end - start.start) + (event.end - event.start);
+                    life.say_filtered(&event);
+                    tally.events_filtered += 1;
+                    tally.bytes_filtered += (start.end - start.start) + (event.end - event.start);
                 }
             } else {
                 let origin = life.origin.as_ref().expect("named above");
@@ -692,16 +699,15 @@ impl Hub<'_> {
                 if filter.passes(&input, &event, text) {
                     origin.encode(*timestamp_ms, &event, text, &mut self.scratch, records);
                 } else {
-                    self.count_filtered(life, &event);
-                    building.n_dropped += event.end - event.start;
+                    life.say_filtered(&event);
+                    tally.events_filtered += 1;
+                    tally.bytes_filtered += event.end - event.start;
                 }
             }
-            n_events += 1;
+            tally.events_read += 1;
             events.consume();
         }
-        self.counters.bytes_read.add(segment.end - segment.start);
-        self.counters.events_read.add(n_events);
-        self.counters.lines_read.add(n_lines);
+        building.tally.bytes_read += segment.end - segment.start;
         Ok(())
     }
 }
@@ -710,14 +716,47 @@ impl Hub<'_> {
 const NO_START: &str = "the first part of an event that was cut by a rotation is missing";
 
 /// A batch that is being built again.
-struct Building {
+struct Building<'a> {
     records: RecordArena,
     timestamp_ms: i64,
-    /// First parts of events that rotations cut in two, with their terminators, by the life they
-    /// are the last of.
-    starts: HashMap<SourceId, (Event, Vec<u8>)>,
+    /// First parts of events that rotations cut in two, by the life they are the last of.
+    starts: HashMap<SourceId, Start>,
+    tally: &'a mut Tally,
+}
+
+struct Start {
+    event: Event,
+    /// With its terminator.
+    text: Vec<u8>,
+    filter: Filter,
+}
+
+/// What was read to build batches again, which counts once all of them have come out.
+#[derive(Debug, Default)]
+struct Tally {
+    bytes_read: u64,
+    events_read: u64,
+    lines_read: u64,
+    events_filtered: u64,
+    bytes_filtered: u64,
+    bytes_nul_skipped: u64,
     /// Bytes of ground without records.
-    n_dropped: u64,
+    dropped_in: Vec<(BatchId, u64)>,
+}
+
+impl Tally {
+    fn n_dropped(&self) -> u64 {
+        self.bytes_filtered + self.bytes_nul_skipped
+    }
+
+    fn add_to(&self, counters: &TailCounters) {
+        counters.bytes_read.add(self.bytes_read);
+        counters.events_read.add(self.events_read);
+        counters.lines_read.add(self.lines_read);
+        counters.events_filtered.add(self.events_filtered);
+        counters.bytes_filtered.add(self.bytes_filtered);
+        counters.bytes_nul_skipped.add(self.bytes_nul_skipped);
+    }
 }
 
 /// Moves the offset of what is remembered of a file that cannot be read now over ground that

@@ -1,5 +1,8 @@
 //! The oracle: reads the topic with another client and compares with the ledger. Never faulted.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -36,13 +39,15 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// `paths` are the streams' paths, as they must stand in the header `path`.
+    /// `paths` are the streams' paths, as they must stand in the header `path`. Writes what it
+    /// sees, in short, to `arrived.log` in `folder`.
     pub fn start(
         kafka: &str,
         topic: &str,
         run: u32,
         paths: Vec<String>,
         ledger: &Arc<Ledger>,
+        folder: &Path,
     ) -> Oracle {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", kafka)
@@ -64,10 +69,14 @@ impl Oracle {
         let thread = {
             let (findings, n_records) = (Arc::clone(&findings), Arc::clone(&n_records));
             let (stop, ledger) = (Arc::clone(&stop), Arc::clone(ledger));
+            let mut history = History::new(folder, paths.len());
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
-                        judge(&message, run, &paths, &ledger, &findings);
+                        let event = judge(&message, run, &paths, &ledger, &findings);
+                        if let Some((stream, seq)) = event {
+                            history.note(&message, stream, seq);
+                        }
                         n_records.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -141,19 +150,54 @@ impl Drop for Oracle {
     }
 }
 
+/// What has arrived of each stream, one line for each run of events of one file without a gap: to
+/// find out how a repeat or a gap came about.
+struct History {
+    file: File,
+    /// Of each stream, where its last event came from, and its number.
+    last: Vec<(String, u64)>,
+}
+
+impl History {
+    fn new(folder: &Path, n_streams: usize) -> History {
+        let file = File::create(folder.join("arrived.log")).expect("made");
+        History { file, last: vec![(String::new(), 0); n_streams] }
+    }
+
+    fn note(&mut self, message: &BorrowedMessage<'_>, stream: usize, seq: u64) {
+        let file_id = header(message, "file_id");
+        let (last_id, last_seq) = &mut self.last[stream];
+        if (&*file_id, seq) != (last_id, *last_seq + 1) {
+            let (at, offset) = (message.offset(), header(message, "offset"));
+            let text = format!("stream {stream} seq {seq} at {at}: file_id {file_id} {offset}\n");
+            self.file.write_all(text.as_bytes()).expect("written");
+            *last_id = file_id;
+        }
+        *last_seq = seq;
+    }
+}
+
+fn header(message: &BorrowedMessage<'_>, key: &str) -> String {
+    let mut headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let value = headers.find(|header| header.key == key).and_then(|header| header.value);
+    String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
+}
+
+/// Enters a record; returns its stream and number, unless it is damaged.
 fn judge(
     message: &BorrowedMessage<'_>,
     run: u32,
     paths: &[String],
     ledger: &Ledger,
     findings: &Mutex<Findings>,
-) {
+) -> Option<(usize, u64)> {
     let place = || format!("partition {} offset {}", message.partition(), message.offset());
     let note_damage = |what: &str| {
         let value = String::from_utf8_lossy(message.payload().unwrap_or_default());
         let value: String = value.chars().take(400).collect();
         let text = format!("{}: {what}: {value:?}", place());
         findings.lock().expect("no holder panics").damaged.push(text);
+        None
     };
     let parsed = parse_event(message.payload().unwrap_or_default());
     let Some((_, stream, seq)) =
@@ -161,20 +205,19 @@ fn judge(
     else {
         return note_damage("no event of this run");
     };
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    let path = headers.filter(|header| header.key == "path").find_map(|header| header.value);
-    if path != Some(paths[stream].as_bytes()) {
+    if header(message, "path") != paths[stream] {
         return note_damage("under another path");
     }
     let mut account = ledger.account(stream);
     if seq == 0 || seq > account.begun {
         let text = format!("{}: stream {stream} seq {seq} of {}", place(), account.begun);
         findings.lock().expect("no holder panics").invented.push(text);
-        return;
+        return None;
     }
     if *account.partition.get_or_insert(message.partition()) != message.partition() {
         drop(account);
         return note_damage("in another partition than its stream");
     }
     account.see(seq);
+    Some((stream, seq))
 }

@@ -112,7 +112,7 @@ impl<'a> World<'a> {
         };
         let streams = setting.plans.iter().enumerate().map(stream).collect();
         let names = paths.iter().map(|path| path.display().to_string()).collect();
-        let oracle = Oracle::start(&broker.address, &topic, run, names, &ledger);
+        let oracle = Oracle::start(&broker.address, &topic, run, names, &ledger, folder);
         World {
             broker,
             folder: folder.into(),
@@ -191,9 +191,9 @@ impl<'a> World<'a> {
         append(&self.folder.join("tail.log"), &format!("{line}\n"));
         let count = |name: &str| counter(line, name);
         self.maybe_repeated += count("records_maybe_repeated");
-        let n_settled = count("records_acked") + count("records_rejected");
-        let events = (count("events_read"), n_settled);
-        let bytes = (count("bytes_read"), count("bytes_acked"));
+        let n_settled = ["records_acked", "records_rejected", "records_found"].map(count);
+        let events = (count("events_read"), n_settled.iter().sum::<u64>());
+        let bytes = (count("bytes_read"), count("bytes_acked") + count("bytes_found"));
         // Amid writing, half an event may be held, and what a truncation took away is read and
         // never acknowledged.
         if events.0 != events.1 || (nothing_is_left && bytes.0 < bytes.1) {
