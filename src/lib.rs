@@ -24,7 +24,7 @@
 //!
 //! [`config`] is what the operator may say, [`error`] what stops a walk, [`metrics`] what is
 //! counted, [`planted`] the bugs that tests must find, [`rejected`] where records go that no topic
-//! takes, [`cli`] what a person types.
+//! takes, [`service`] what the service manager is told, [`cli`] what a person types.
 
 pub mod batch;
 pub mod cli;
@@ -37,4 +37,5 @@ pub mod metrics;
 pub mod planted;
 pub mod record;
 pub mod rejected;
+pub mod service;
 pub mod tail;

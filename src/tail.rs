@@ -55,6 +55,7 @@ use crate::metrics::TailCounters;
 use crate::planted::{self, Bug};
 use crate::record::{BatchId, SourceId, Span};
 use crate::rejected::RejectedFile;
+use crate::service::Service;
 
 use copies::Held;
 use cut_event::{CutEvent, Put};
@@ -91,13 +92,18 @@ pub fn run(config: &Config, counters: &TailCounters, stop: &Receiver<()>) -> Res
     let mut hub = Hub::new(config, counters, producer, saver, journal, entries);
     hub.first_scan(&replay);
     hub.begin_resume(replay);
+    hub.service.is_ready();
     let walked = hub.walk(stop);
+    hub.service.is_stopping();
     hub.drain_and_save(walked)
 }
 
 struct Hub<'a> {
     config: &'a Config,
     counters: &'a TailCounters,
+    service: Service,
+    /// What the producer, and this thread, had done at the last sign of life.
+    rounds_at_sign: (u64, u64),
     producer: Producer,
     replies: Sender<Delivery>,
     deliveries: Receiver<Delivery>,
@@ -253,6 +259,8 @@ struct Life {
     last_turn: u64,
     grown_at: Instant,
     head: Checksum,
+    /// The scan that must come before its first byte is read.
+    scan_wanted: Option<u64>,
     /// The offset that `guard` guards.
     saved_offset: Option<u64>,
     guard: Checksum,
@@ -330,6 +338,8 @@ impl<'a> Hub<'a> {
         Hub {
             config,
             counters,
+            service: Service::of_environment(),
+            rounds_at_sign: (u64::MAX, 0),
             producer,
             replies,
             deliveries,
@@ -408,6 +418,7 @@ impl<'a> Hub<'a> {
             }
             self.save_if_due(now);
             let blocked = !self.read_ready();
+            self.give_sign_of_life(now, blocked);
 
             let wait = if blocked || self.ready.is_empty() {
                 self.next_deadline().saturating_duration_since(Instant::now())
@@ -429,6 +440,23 @@ impl<'a> Hub<'a> {
                 default(wait) => {}
             }
         }
+    }
+
+    /// Tells the service manager that this process lives: the producer's thread goes round its
+    /// loop, and this one reads where there is something to read and room for it.
+    fn give_sign_of_life(&mut self, now: Instant, blocked: bool) {
+        let Hub { producer, counters, ready, .. } = self;
+        let last = &mut self.rounds_at_sign;
+        self.service.give_sign(now, || {
+            let done =
+                (producer.ask_for_round(), counters.bytes_read.get() + counters.events_read.get());
+            let (producer_last, read_last) = std::mem::replace(last, done);
+            if done.0 == producer_last {
+                return Some("the producer's thread hangs".into());
+            }
+            let is_stuck = !blocked && !ready.is_empty() && done.1 == read_last;
+            is_stuck.then(|| format!("{} files are ready and nothing is read", ready.len()))
+        });
     }
 
     /// Gives each ready file a turn; `false` if no batch could be sealed.
@@ -514,6 +542,9 @@ impl<'a> Hub<'a> {
         let input = Arc::clone(&self.streams[life.stream].input);
         let now = Instant::now();
         let timestamp_ms = now_ms();
+        if let Some(until) = self.waits_for_scan(life, now) {
+            return Ok(Turn::Wait(Some(until)));
+        }
         // Where reading is throttled, after each buffer.
         let turn_bytes = if self.throttle.is_some() { 1 } else { TURN_BYTES };
         // A file that was overwritten while much of it was unread may be longer again than what
@@ -530,7 +561,9 @@ impl<'a> Hub<'a> {
                 return Ok(Turn::More);
             }
             if !life.at_end {
-                let n = life.harvester.read_into(&mut life.events)?;
+                let Some(n) = life.harvester.read_into(&mut life.events, &life.head)? else {
+                    return Ok(Turn::Truncated { n_unread });
+                };
                 life.at_end = n == 0;
                 if n > 0 {
                     life.turn_read += n;
@@ -1076,6 +1109,7 @@ impl<'a> Hub<'a> {
         let save = (self.dirty && !self.saving).then_some(self.save_due);
         let timer = self.timers.first().map(|(deadline, _)| *deadline);
         let others = batches.chain(save).chain(timer).chain(self.throttled_until);
+        let others = others.chain(self.service.due());
         others.fold(self.scan_due, Instant::min)
     }
 
@@ -1261,9 +1295,29 @@ impl Life {
         }
     }
 
-    /// Looks whether a file has changed behind what was read of it.
+    /// Looks whether a file has changed behind what was read of it, or, if nothing was read, is
+    /// another than when it was found.
     fn look(&mut self) -> io::Result<Look> {
-        self.harvester.look(self.events.read_offset())
+        let read_offset = self.events.read_offset();
+        let size_before = self.harvester.stat().size;
+        let look = self.harvester.look(read_offset)?;
+        if read_offset == 0 && !self.harvester.is_gzipped() && look != Look::Replaced {
+            let is_shorter = self.harvester.stat().size < size_before;
+            if is_shorter || !self.harvester.has_head(&self.head)? {
+                return Ok(Look::Replaced);
+            }
+        }
+        Ok(look)
+    }
+
+    /// Takes note of the head of a file of which nothing was read: it may be copied and truncated
+    /// before anything is.
+    fn note_head(&mut self) {
+        let is_plain = !self.harvester.is_gzipped() && !self.harvester.is_parked();
+        if is_plain && self.events.read_offset() == 0 && self.harvester.stat().size > 0 {
+            // Without it a truncation is noticed only where the file gets shorter.
+            self.head = self.harvester.head().unwrap_or_default();
+        }
     }
 
     /// What the file system says of it now, by its name where it is parked.

@@ -13,6 +13,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -77,14 +78,20 @@ impl Drop for Handle {
 struct Line {
     commands: Sender<Command>,
     waker: Arc<OwnedFd>,
+    /// Rounds of the thread's loop.
+    n_rounds: Arc<AtomicU64>,
 }
 
 impl Line {
     fn say(&self, command: Command) {
         // Neither fails but when the thread is gone, and then nobody is to be woken.
         if self.commands.send(command).is_ok() {
-            let _ = rustix::io::write(&self.waker, &1u64.to_ne_bytes());
+            self.wake();
         }
+    }
+
+    fn wake(&self) {
+        let _ = rustix::io::write(&self.waker, &1u64.to_ne_bytes());
     }
 }
 
@@ -194,7 +201,7 @@ impl Producer {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let waker = eventfd(0, flags).map_err(|error| Error::Start(error.into()))?;
         let (commands, receiver) = unbounded();
-        let line = Line { commands, waker: Arc::new(waker) };
+        let line = Line { commands, waker: Arc::new(waker), n_rounds: Arc::default() };
         let encoder = Encoder::new(compression)?;
         let worker = Worker::new(config.clone(), compression, encoder, line.clone(), journal);
         thread::Builder::new()
@@ -215,6 +222,13 @@ impl Producer {
     pub fn describe(&self, topic: &Arc<str>, reply: &Sender<Delivery>) {
         let command = Command::Describe(topic.clone(), reply.clone());
         self.handle.line.say(command);
+    }
+
+    /// Returns how often the thread has gone round its loop, and has it go round once more: one
+    /// that is the same some seconds later tells that the thread hangs.
+    pub fn ask_for_round(&self) -> u64 {
+        self.handle.line.wake();
+        self.handle.line.n_rounds.load(Ordering::Relaxed)
     }
 
     /// Asks what a partition knows of a producer id. Answered by one [`Delivery::LastSequence`]
@@ -446,6 +460,7 @@ impl Worker {
             }
             self.write(now);
             self.end_silence(now);
+            self.line.n_rounds.fetch_add(1, Ordering::Relaxed);
             self.wait();
         }
     }

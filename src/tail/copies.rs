@@ -29,6 +29,9 @@ use crate::record::SourceId;
 /// rotation truncates as soon as it has copied.
 const HOLD: Duration = Duration::from_secs(1);
 
+/// Time in which a file that was found is not copied and truncated.
+const FRESH: Duration = Duration::from_millis(50);
+
 /// A newcomer that holds nothing but what its stream's current file begins with.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -107,6 +110,7 @@ impl Hub<'_> {
         if (held.source, held.size) != (source, size) {
             *held = Held { source, size, grown_at: now };
         }
+        self.lives.get_mut(&source).expect("lives of queues are open").note_head();
         // One that no pattern leads to holds nothing that is not read where a pattern leads.
         found.is_sibling || now < held.grown_at + self.config.tail.rotate_grace.max(HOLD)
     }
@@ -203,9 +207,31 @@ impl Hub<'_> {
         let place = at.map_or(Place::ByAge, |at| Place::At(at + 1));
         let begin = Begin { number, place, ..Begin::at(0) };
         self.open_life(stream, name, original.begin_again(), begin);
-        // Other files may have come between the copy and what the path names now.
+        self.find_what_came_between(stream);
+    }
+
+    /// Tells until when the file at a stream's path is not begun: names beside it have changed
+    /// since they were last looked at, and one of them may be a copy of what it held before.
+    pub(super) fn waits_for_scan(&mut self, life: &mut Life, now: Instant) -> Option<Instant> {
+        let is_begun = life.events.read_offset() > 0 || life.rotated;
+        // One that is found and read at once was looked for just now.
+        if is_begun || now < life.grown_at + FRESH {
+            return None;
+        }
+        let n_scans = self.n_scans;
+        if life.scan_wanted.is_none() && self.folders.have_changed(&life.name) {
+            life.scan_wanted = Some(n_scans + 1);
+        }
+        life.scan_wanted.filter(|wanted| *wanted > n_scans)?;
+        self.scan_soon();
+        Some(self.scan_due)
+    }
+
+    /// Looks for files that were written after what was read of a stream and before what its path
+    /// names now, such as copies of which the originals were never read: those go out first.
+    pub(super) fn find_what_came_between(&mut self, stream: usize) {
         self.folders.look_again(&self.streams[stream].path.clone());
-        self.scan_due = Instant::now();
+        self.scan(false);
     }
 
     /// Finds, at the start, files that were truncated behind a copy while the shipper was
@@ -264,14 +290,23 @@ fn moved_entry(entry: &Entry, copy: &Found) -> Option<Entry> {
         let survey = Survey::of(file, vec![guard_end(entry)]).ok()?;
         return is_held_by(entry, &survey).then(|| gzipped_entry(entry.clone(), copy, &survey));
     }
+    // It was read further than it had been copied: up to its end nothing is left of it.
+    let is_spent = stat.size < entry.offset;
+    let offset = entry.offset.min(stat.size);
+    let holds_guard = guard_end(entry) <= offset && (!is_spent || entry.guard.len > 0);
     let moved = Entry {
         name: StoredPath::from(copy.path.as_path()),
         inode: stat.inode,
         btime_ns: stat.btime_ns,
         mtime_ns: stat.mtime_ns,
+        guard_end: Some(guard_end(entry)),
+        offset,
+        size: stat.size,
+        done: entry.done || is_spent,
+        spent: entry.spent || is_spent,
         ..entry.clone()
     };
-    fits(entry, &file, &stat).ok()?.then_some(moved)
+    (holds_guard && fits(&moved, &file, &stat).ok()?).then_some(moved)
 }
 
 impl Life {
@@ -306,8 +341,12 @@ impl Life {
     ) -> io::Result<Option<Content>> {
         let read_offset = self.events.read_offset();
         let has_head = stat.size < u64::from(self.head.len) || self.head.matches(file, 0)?;
-        if read_offset == 0 || !has_head {
+        if !has_head {
             return Ok(None);
+        }
+        if read_offset == 0 {
+            let is_whole = self.head.len > 0 && stat.size >= u64::from(self.head.len);
+            return Ok(is_whole.then_some(Content::Own));
         }
         if stat.size >= read_offset {
             let goes_on = self.harvester.last_bytes_match(file, read_offset, stat.size)?;
@@ -316,7 +355,8 @@ impl Life {
         // It was read further than it had been copied.
         let is_start = is_compared
             || self.harvester.last_bytes_match(file, read_offset, stat.size)?
-            || self.has_its_guard(file, stat.size)?;
+            || self.has_its_guard(file, stat.size)?
+            || self.harvester.marks_match(file, stat.size)?;
         Ok(is_start.then_some(Content::Spent))
     }
 

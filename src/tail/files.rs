@@ -549,6 +549,7 @@ impl Hub<'_> {
             last_turn: self.n_turns,
             grown_at: Instant::now(),
             head: Checksum::default(),
+            scan_wanted: None,
             saved_offset: None,
             guard: Checksum::default(),
             first_seen_ms: begin.first_seen_ms,
@@ -559,6 +560,7 @@ impl Hub<'_> {
             seen_in_scan: self.n_scans,
         };
         let life = self.lives.entry(source).or_insert(Box::new(life));
+        life.note_head();
         if let Some(file_id) = &life.file_id {
             let Stream { path, input, .. } = &self.streams[stream];
             let path = path.as_os_str().as_bytes();
@@ -621,6 +623,7 @@ impl Hub<'_> {
         life.seen_in_scan = old.seen_in_scan;
         life.rotated = old.rotated;
         self.forget_if_replaced(source);
+        self.find_what_came_between(stream);
     }
 
     /// Ends the account of a life that another took the place of, once no batch holds its ground.

@@ -113,6 +113,39 @@ impl Checksum {
     }
 }
 
+/// Checksums of what was read of a file, at some places before the read offset.
+///
+/// A copy of it may end before that offset, and nobody knows where: of the bytes before each power
+/// of two the last few are kept, so that one lies in the second half of any copy that is not much
+/// shorter than what was read.
+#[derive(Debug, Clone, Default)]
+pub struct Marks([(u64, Checksum); 3]);
+
+impl Marks {
+    /// Takes note of bytes that were read, of which `end` is the end in the file.
+    pub fn note(&mut self, bytes: &[u8], end: u64) {
+        let start = end - bytes.len() as u64;
+        let last = self.0[2].0;
+        let mut place = (start + GUARD_BYTES_MAX as u64).max(last + 1).next_power_of_two();
+        while place <= end {
+            let at = (place - start) as usize;
+            let checksum = Checksum::of(&bytes[at - GUARD_BYTES_MAX..at]);
+            self.0 = [self.0[1], self.0[2], (place, checksum)];
+            place *= 2;
+        }
+    }
+
+    /// Tells whether a file of `size` bytes holds those that were noted last before that size;
+    /// `false` where none were.
+    pub fn match_in(&self, file: &File, size: u64) -> io::Result<bool> {
+        let fits = |(place, _): &&(u64, Checksum)| (1..=size).contains(place);
+        match self.0.iter().rev().find(fits) {
+            Some((place, checksum)) => checksum.matches(file, place - GUARD_BYTES_MAX as u64),
+            None => Ok(false),
+        }
+    }
+}
+
 /// Reads `[start, start + len)`, or less where the file ends before.
 pub fn read_range(file: &File, start: u64, len: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len as usize];
@@ -143,4 +176,36 @@ pub fn file_id(stat: &Stat, life: u32, first_event: &[u8]) -> String {
         id.push_str(&format!("-{life}"));
     }
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn marks_tell_a_copy_that_ends_before_what_was_read() {
+        let bytes: Vec<u8> =
+            (0..40_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        for chunk in [1, 7, 64, 100, 4096, 40_000] {
+            let mut marks = Marks::default();
+            let mut end = 0;
+            for chunk in bytes.chunks(chunk) {
+                end += chunk.len();
+                marks.note(chunk, end as u64);
+            }
+            for size in [39_999, 32_768, 30_000, 16_384] {
+                let mut copy = tempfile::tempfile().expect("a file");
+                copy.write_all(&bytes[..size]).expect("written");
+                // What was read a byte at a time leaves none, for the bytes before are gone.
+                let expected = chunk >= GUARD_BYTES_MAX;
+                assert_eq!(
+                    marks.match_in(&copy, size as u64).expect("read"),
+                    expected,
+                    "{chunk} {size}"
+                );
+            }
+        }
+    }
 }

@@ -45,6 +45,12 @@ struct Stamp {
     mtime_ns: i64,
 }
 
+impl Stamp {
+    fn of(folder: &Stat) -> Stamp {
+        Stamp { inode: folder.inode, mtime_ns: folder.mtime_ns }
+    }
+}
+
 impl Folders {
     /// Takes a folder in, unless it is known.
     pub(super) fn add(&mut self, folder: &Path) {
@@ -60,6 +66,15 @@ impl Folders {
         }
     }
 
+    /// Tells whether names beside a file may have changed since they were last listed.
+    pub(super) fn have_changed(&self, name: &Path) -> bool {
+        let known = name.parent().and_then(|folder| Some((folder, self.known.get(folder)?)));
+        known.is_some_and(|(folder, known)| {
+            let now = fs::metadata(folder).map(|metadata| Stamp::of(&Stat::from(&metadata)));
+            now.ok() != *known
+        })
+    }
+
     /// Lists the folders whose names have changed since they were last listed.
     fn list_changed(&mut self) -> Vec<(PathBuf, Stat)> {
         self.listed.clear();
@@ -69,18 +84,17 @@ impl Folders {
                 *known = None;
                 continue;
             };
-            let Stat { inode, mtime_ns, .. } = Stat::from(&metadata);
-            let stamp = Stamp { inode, mtime_ns };
+            let stamp = Stamp::of(&Stat::from(&metadata));
             if *known == Some(stamp) {
                 continue;
             }
             // Another change within the same tick would not show.
-            let is_old = mtime_ns < ns_of(SystemTime::now() - 2 * TICK);
+            let is_old = stamp.mtime_ns < ns_of(SystemTime::now() - 2 * TICK);
             *known = None;
             if let Ok(found) = list_at_rest(folder) {
                 files.extend(found);
                 *known = is_old.then_some(stamp);
-                self.listed.insert(folder.clone(), inode.dev);
+                self.listed.insert(folder.clone(), stamp.inode.dev);
             }
         }
         files

@@ -8,16 +8,17 @@
 //! their next turn, when everything that is known of the file is compared with what is there.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::{Advice, fadvise};
+use rustix::io::preadv;
 
 use super::discover;
-use super::fingerprint::{Checksum, GUARD_BYTES_MAX, Stat, read_range};
+use super::fingerprint::{Checksum, GUARD_BYTES_MAX, HEAD_BYTES_MAX, Marks, Stat, read_range};
 use super::gzip::GzipReader;
 use super::multiline::EventBuffer;
 use crate::planted::{self, Bug};
@@ -108,6 +109,46 @@ impl ReadAt for Until<'_> {
     }
 }
 
+/// Bytes that are read together with those before them, in one call: a file may be truncated, and
+/// have grown again, between a look at it and the read that follows, for a process may be stopped
+/// there for any time.
+struct Guarded<'a> {
+    bytes: &'a mut Bytes,
+    /// What stood right before.
+    last_bytes: &'a [u8],
+    /// What it began with, where nothing was read yet.
+    head: &'a Checksum,
+    /// Where the next bytes are read; others are looked at besides.
+    read_offset: u64,
+    is_replaced: bool,
+}
+
+impl ReadAt for &mut Guarded<'_> {
+    fn read_at(&mut self, room: &mut [u8], offset: u64) -> io::Result<usize> {
+        let is_next = offset == self.read_offset && room.len() >= HEAD_BYTES_MAX as usize;
+        let Bytes::Plain(file) = &self.bytes else {
+            return self.bytes.read_at(room, offset);
+        };
+        if !is_next {
+            return FileExt::read_at(file, room, offset);
+        }
+        if offset == 0 {
+            let n = FileExt::read_at(file, room, 0)?;
+            let head = room[..n].get(..self.head.len as usize);
+            self.is_replaced = head.is_none_or(|head| Checksum::of(head) != *self.head);
+            return Ok(if self.is_replaced { 0 } else { n });
+        }
+        let n_last = self.last_bytes.len();
+        let mut guard = [0; GUARD_BYTES_MAX];
+        let guard = &mut guard[..n_last];
+        let mut slices = [IoSliceMut::new(guard), IoSliceMut::new(room)];
+        let n = preadv(file, &mut slices, offset - n_last as u64)?;
+        let n = n.saturating_sub(n_last);
+        self.is_replaced = n > 0 && *guard != *self.last_bytes && !planted::is(Bug::NoGuard);
+        Ok(if self.is_replaced { 0 } else { n })
+    }
+}
+
 /// What another look at a file found behind what was read of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
@@ -153,6 +194,7 @@ pub struct Harvester {
     stat: Stat,
     /// The bytes right before the read offset, at most [`GUARD_BYTES_MAX`].
     last_bytes: Vec<u8>,
+    marks: Marks,
 }
 
 impl Harvester {
@@ -162,13 +204,15 @@ impl Harvester {
         // Without them a later overwriting is noticed only where the file gets shorter.
         let last_bytes = read_range(&file, offset - n_last, n_last).unwrap_or_default();
         let open = Some((Bytes::Plain(file), Rc::clone(&open_files.0)));
-        Harvester { open, dropped_to: offset, is_gzipped: false, stat, last_bytes }
+        let marks = Marks::default();
+        Harvester { open, dropped_to: offset, is_gzipped: false, stat, last_bytes, marks }
     }
 
     /// Returns a harvester of the bytes that a gzip'd file holds; offsets are decompressed ones.
     pub fn gzipped(open_files: &OpenFiles, file: File, stat: Stat) -> Harvester {
         let open = Some((Bytes::of(file, true), Rc::clone(&open_files.0)));
-        Harvester { open, dropped_to: 0, is_gzipped: true, stat, last_bytes: Vec::new() }
+        let (last_bytes, marks) = (Vec::new(), Marks::default());
+        Harvester { open, dropped_to: 0, is_gzipped: true, stat, last_bytes, marks }
     }
 
     /// Tells whether the file is gzip'd: its size says nothing of offsets.
@@ -178,7 +222,7 @@ impl Harvester {
 
     /// Returns a harvester of the same file that goes on at byte 0.
     pub fn begin_again(self) -> Harvester {
-        Harvester { last_bytes: Vec::new(), dropped_to: 0, ..self }
+        Harvester { last_bytes: Vec::new(), marks: Marks::default(), dropped_to: 0, ..self }
     }
 
     /// What the file system said when it was last looked at.
@@ -270,15 +314,27 @@ impl Harvester {
         Ok(if last == self.last_bytes { Look::Grown } else { Look::Replaced })
     }
 
-    /// Reads once into `events`; returns how many bytes came.
-    pub fn read_into(&mut self, events: &mut EventBuffer) -> io::Result<usize> {
+    /// Reads once into `events`; returns how many bytes came, or nothing where the file holds not
+    /// what was read of it before, or, if nothing was, does not begin with `head`.
+    pub fn read_into(
+        &mut self,
+        events: &mut EventBuffer,
+        head: &Checksum,
+    ) -> io::Result<Option<usize>> {
         let (bytes, _) = self.open.as_mut().ok_or_else(parked)?;
-        let n = events.read_from(bytes)?;
+        let last_bytes = &self.last_bytes;
+        let read_offset = events.read_offset();
+        let mut guarded = Guarded { bytes, last_bytes, head, read_offset, is_replaced: false };
+        let n = events.read_from(&mut guarded)?;
+        if guarded.is_replaced {
+            return Ok(None);
+        }
+        self.marks.note(events.fresh_bytes(n), events.read_offset());
         let fresh = events.fresh_bytes(n.min(GUARD_BYTES_MAX));
         let n_old = self.last_bytes.len().min(GUARD_BYTES_MAX - fresh.len());
         self.last_bytes.drain(..self.last_bytes.len() - n_old);
         self.last_bytes.extend_from_slice(fresh);
-        Ok(n)
+        Ok(Some(n))
     }
 
     /// Lets go of the pages of what was read, up to `read_offset`, while much is unread.
@@ -335,6 +391,11 @@ impl Harvester {
         of(&file)
     }
 
+    /// Tells whether the file still begins as it did.
+    pub fn has_head(&self, head: &Checksum) -> io::Result<bool> {
+        head.matches(self.file()?, 0)
+    }
+
     /// Returns the checksum of the file's head.
     pub fn head(&self) -> io::Result<Checksum> {
         Checksum::of_head(self.file()?)
@@ -349,6 +410,12 @@ impl Harvester {
         Ok(len > 0 && bytes.len() as u64 == len && self.last_bytes.starts_with(&bytes))
     }
 
+    /// Tells whether another file, which ends before what was read, has bytes that were read at
+    /// their places, as far as such are remembered.
+    pub fn marks_match(&self, other: &File, size: u64) -> io::Result<bool> {
+        self.marks.match_in(other, size)
+    }
+
     /// Reads once into `events`, but nothing from `end` on: to cut ground again as it was cut
     /// before. What the harvester remembers stays as it is.
     pub fn read_again(&mut self, events: &mut EventBuffer, end: u64) -> io::Result<usize> {
@@ -356,12 +423,15 @@ impl Harvester {
         events.read_from(Until { bytes, end })
     }
 
-    /// Goes on at `offset`.
-    pub fn go_on_at(&mut self, offset: u64) -> io::Result<()> {
+    /// Returns the bytes right before `offset`, as many as guard it.
+    pub fn guard_of(&mut self, offset: u64) -> io::Result<Vec<u8>> {
         let (bytes, _) = self.open.as_mut().ok_or_else(parked)?;
-        self.last_bytes =
-            bytes.read_range(offset.saturating_sub(GUARD_BYTES_MAX as u64), offset)?;
-        Ok(())
+        bytes.read_range(offset.saturating_sub(GUARD_BYTES_MAX as u64), offset)
+    }
+
+    /// Goes on at the offset that `guard` is the guard of.
+    pub fn go_on_behind(&mut self, guard: Vec<u8>) {
+        self.last_bytes = guard;
     }
 
     /// Returns the checksum of the last bytes that were read.

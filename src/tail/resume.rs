@@ -27,6 +27,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::cut_event;
 use super::encode::Rest;
+use super::harvester::Look;
 use super::journal::{Replay, ReplayedBatch, Segment, SentBatch};
 use super::multiline::{Event, EventBuffer, Limits};
 use super::policy::Filter;
@@ -387,14 +388,15 @@ impl Hub<'_> {
         for batch in &batches {
             self.open_lives(&batch.sent);
         }
-        let Some(arenas) = self.build_again(&batches, n_arrived) else {
+        let Some(Rebuilt { arenas, ends }) = self.build_again(&batches, n_arrived) else {
             self.resume.partitions.insert(name.clone(), Resuming { batches, streams });
             return false;
         };
         let mut arenas = arenas.into_iter();
         let (mut n_open, mut arrived, mut spans) = (0, Vec::new(), Vec::new());
+        self.go_on_behind(ends);
         for ReplayedBatch { sent, is_settled } in batches {
-            self.go_on_behind(&sent, &mut spans);
+            put_spans(&sent, &mut spans);
             n_open += usize::from(!is_settled);
             if is_settled {
                 // Its ground goes with the next batch, or by itself at the end.
@@ -532,29 +534,36 @@ impl Hub<'_> {
         self.producer.send(batch, &self.replies);
     }
 
-    /// Sets the lives of a batch behind its ground, and adds that to `spans`.
-    fn go_on_behind(&mut self, sent: &SentBatch, spans: &mut Vec<Span>) {
-        for Segment { source, start, end, .. } in &sent.ground {
-            match spans.iter_mut().find(|span| span.source == *source) {
-                Some(span) => span.end = *end,
-                None => spans.push(Span::new(*source, *start, *end)),
-            }
-            let life = self.lives.get_mut(source).expect("build_again() has seen it");
+    /// Sets lives behind the ground of their batches.
+    fn go_on_behind(&mut self, ends: HashMap<SourceId, (u64, Vec<u8>)>) {
+        for (source, (end, guard)) in ends {
+            let life = self.lives.get_mut(&source).expect("build_again() has seen it");
             let input = &self.streams[life.stream].input;
-            life.events = EventBuffer::new(*end, Limits::of(input), false);
-            if let Err(error) = life.harvester.go_on_at(*end) {
-                log::warn!("{}: cannot be read: {error}", life.name.display());
+            life.events = EventBuffer::new(end, Limits::of(input), false);
+            life.harvester.go_on_behind(guard);
+        }
+    }
+
+    /// Returns the guards of offsets; fails where what was known of a file before is not in it.
+    fn guards_of(
+        &mut self,
+        offsets: HashMap<SourceId, u64>,
+    ) -> io::Result<HashMap<SourceId, (u64, Vec<u8>)>> {
+        let mut guards = HashMap::new();
+        for (source, offset) in offsets {
+            let life = self.lives.get_mut(&source).expect("follows() has seen it");
+            guards.insert(source, (offset, life.harvester.guard_of(offset)?));
+            // Only now: a file may be truncated, and have grown again, at any time before.
+            if life.look()? == Look::Replaced {
+                return Err(io::Error::other("the file was truncated"));
             }
         }
+        Ok(guards)
     }
 
     /// Builds batches again from their ground, but for the first `n_arrived` of the open ones;
     /// `None` where one does not come out as it was, or cannot.
-    fn build_again(
-        &mut self,
-        batches: &[ReplayedBatch],
-        n_arrived: usize,
-    ) -> Option<Vec<RecordArena>> {
+    fn build_again(&mut self, batches: &[ReplayedBatch], n_arrived: usize) -> Option<Rebuilt> {
         let mut arenas = Vec::new();
         let mut n_open = 0;
         let mut offsets = HashMap::new();
@@ -586,11 +595,15 @@ impl Hub<'_> {
                 }
             }
         }
-        tally.add_to(&self.counters);
+        let ends = self.guards_of(offsets).inspect_err(|error| {
+            log::warn!("a batch that was built again is not what it was: {error}");
+        });
+        let ends = ends.ok()?;
+        tally.add_to(self.counters);
         for (batch, n_dropped) in tally.dropped_in {
             *self.dropped_in.entry(batch).or_default() += n_dropped;
         }
-        Some(arenas)
+        Some(Rebuilt { arenas, ends })
     }
 
     /// Whether all the ground of a batch comes right behind what is before it; `offsets` is what
@@ -710,6 +723,23 @@ impl Hub<'_> {
         building.tally.bytes_read += segment.end - segment.start;
         Ok(())
     }
+}
+
+/// Adds the ground of a batch.
+fn put_spans(sent: &SentBatch, spans: &mut Vec<Span>) {
+    for Segment { source, start, end, .. } in &sent.ground {
+        match spans.iter_mut().find(|span| span.source == *source) {
+            Some(span) => span.end = *end,
+            None => spans.push(Span::new(*source, *start, *end)),
+        }
+    }
+}
+
+/// Batches that were built again.
+struct Rebuilt {
+    arenas: Vec<RecordArena>,
+    /// Where their ground ends in each life, and the bytes right before.
+    ends: HashMap<SourceId, (u64, Vec<u8>)>,
 }
 
 /// Why a batch with a part of an event cannot be built again.

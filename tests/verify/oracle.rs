@@ -169,7 +169,9 @@ impl History {
         let (last_id, last_seq) = &mut self.last[stream];
         if (&*file_id, seq) != (last_id, *last_seq + 1) {
             let (at, offset) = (message.offset(), header(message, "offset"));
-            let text = format!("stream {stream} seq {seq} at {at}: file_id {file_id} {offset}\n");
+            let text = format!(
+                "stream {stream} seq {seq} behind {last_seq} at {at}: file_id {file_id} {offset}\n"
+            );
             self.file.write_all(text.as_bytes()).expect("written");
             *last_id = file_id;
         }

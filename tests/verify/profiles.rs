@@ -36,9 +36,10 @@ pub struct Bout<'a> {
     pub repeats_allowed: bool,
 }
 
-pub const ALL: [Profile; 10] = [
+pub const ALL: [Profile; 11] = [
     Profile { name: "smoke", about: "a bit of each, in CI", minutes: 1.0, run: smoke },
     Profile { name: "rotate", about: "what happens to files", minutes: 10.0, run: rotate },
+    Profile { name: "copy", about: "copytruncate amid kills", minutes: 10.0, run: copy },
     Profile { name: "kill", about: "shipper and broker die", minutes: 10.0, run: kill },
     Profile { name: "disk", about: "the state's disk is full", minutes: 5.0, run: disk },
     Profile { name: "power", about: "power cuts: 25 of each kind", minutes: 0.0, run: power::run },
@@ -126,6 +127,14 @@ fn rotate(bout: &Bout<'_>) -> Vec<Verdict> {
     use Fault::*;
     let deck = [Storm, Truncate, Regrow, DeleteBehind, ReuseInode, Freeze, Restart, Kill];
     vec![shuffle(bout, three_logs(), &deck)]
+}
+
+/// Torture: 6.
+fn copy(bout: &Bout<'_>) -> Vec<Verdict> {
+    use Fault::*;
+    let deck =
+        [Kill, Kill, KillUnanswered, KillUnanswered, Freeze, BrokerFreeze, Restart, Truncate];
+    vec![shuffle(bout, vec![plan(Rotation::Copy, 300, 300); 3], &deck)]
 }
 
 fn kill(bout: &Bout<'_>) -> Vec<Verdict> {
