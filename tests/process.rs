@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -13,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::faults::MemoryGroup;
+use support::faults::{MemoryGroup, Strace};
 use support::tail::{LIMIT, Scene, lines, numbered};
 use support::{Shipper, counter, shipper_binary, wait_for};
 
@@ -465,6 +466,72 @@ fn a_panic_ends_the_whole_process_at_once() {
 
     let manifest = include_str!("../Cargo.toml").parse::<toml::Table>().expect("TOML");
     assert_eq!(manifest["profile"]["release"]["panic"].as_str(), Some("abort"));
+}
+
+/// Time without a sign of life after which the service manager would end the process.
+const WATCHDOG: Duration = Duration::from_secs(2);
+
+/// Waits for so many signs of life, or, for `None`, until there was none for [`WATCHDOG`].
+fn take_signs(manager: &UnixDatagram, shipper: &Shipper, n_wanted: Option<usize>) {
+    manager.set_read_timeout(Some(n_wanted.map_or(WATCHDOG, |_| LIMIT))).expect("set");
+    let mut message = [0; 64];
+    for n in 0.. {
+        match (manager.recv(&mut message), n_wanted) {
+            (Ok(len), _) => assert_eq!(&message[..len], b"WATCHDOG=1\n", "{}", shipper.log()),
+            (Err(_), None) => return,
+            (Err(error), Some(_)) => panic!("no sign of life, {error}: {}", shipper.log()),
+        }
+        assert!(n < 100, "it goes on giving signs of life: {}", shipper.log());
+        if n_wanted == Some(n + 1) {
+            return;
+        }
+    }
+}
+
+/// The hub reads a log, behind its first bytes, with preadv(2), the producer waits with poll(2).
+///
+/// Torture: 63.
+#[test]
+fn a_thread_that_hangs_gives_the_service_manager_no_sign_of_life() {
+    for (thread, syscall, said) in
+        [("shipper", "preadv", ""), ("kafka-producer", "poll,ppoll", "the producer's thread hangs")]
+    {
+        let mut scene = Scene::new("server.log");
+        let files = match thread {
+            "shipper" => vec![scene.logs.path("server.log")],
+            _ => Vec::new(),
+        };
+        scene.logs.append("server.log", lines(0..3));
+        let socket = scene.state.path().join("notify");
+        let manager = UnixDatagram::bind(&socket).expect("bound");
+        let usec = WATCHDOG.as_micros().to_string();
+        let mut command = Command::new(shipper_binary());
+        command.arg("tail").arg("-c").arg(scene.config());
+        command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", usec);
+        let shipper = Shipper::spawn(&mut command);
+        manager.set_read_timeout(Some(LIMIT)).expect("set");
+        let mut message = [0; 64];
+        let len = manager.recv(&mut message).expect("a message");
+        assert_eq!(&message[..len], b"READY=1\n");
+        scene.wait_for_records(3, &shipper);
+        take_signs(&manager, &shipper, Some(3));
+
+        let output = scene.state.path().join("trace");
+        let inject = format!("{syscall}:delay_enter=600000000:when=1");
+        let Some(strace) = Strace::attach(&shipper, thread, &files, Some(&inject), &output) else {
+            return;
+        };
+        scene.logs.append("server.log", lines(3..6));
+        take_signs(&manager, &shipper, None);
+        assert!(shipper.log().contains(said), "{}", shipper.log());
+        // First, for what it delays does not end before it does.
+        drop(strace);
+        shipper.kill();
+
+        let shipper = scene.start();
+        let values = scene.values_after(6, shipper);
+        assert_eq!(first_occurrences(values), numbered(0..6), "{syscall}");
+    }
 }
 
 /// Torture: 64.

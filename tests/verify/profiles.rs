@@ -344,7 +344,11 @@ impl Bout<'_> {
         let result = if shown.is_complete() { Result::Green } else { Result::Inconclusive };
         checks.push(Check { name: "faults shown", result, text: shown.to_string() });
         let title = format!("verify {title}, seed {}", self.seed);
-        Verdict { title, checks, took, folder: world.folder.clone() }
+        let verdict = Verdict { title, checks, took, folder: world.folder.clone() };
+        if verdict.result() == Result::Red {
+            world.keep_topic();
+        }
+        verdict
     }
 
     /// After another violation what had not arrived yet is no loss.

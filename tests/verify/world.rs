@@ -316,6 +316,18 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Copies what the broker has of the topic, for whoever wants to know how a repeat came there.
+    pub fn keep_topic(&self) {
+        let data = Path::new(&env("SHIPPER_STACK_DIR")).join("verify/node1/data");
+        for entry in fs::read_dir(data).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&self.topic) {
+                let to = self.folder.join(&name);
+                tool("cp", &["-r", &entry.path().display().to_string(), &to.display().to_string()]);
+            }
+        }
+    }
+
     fn is_complete(&self, stream: usize) -> bool {
         let account = self.ledger.account(stream);
         account.missing(account.written).next().is_none()
