@@ -491,6 +491,50 @@ fn an_event_that_a_rotation_cut_in_two_comes_whole_and_once() {
     }
 }
 
+/// The tail finds a file that holds, at the offset it was settled at, bytes of another one.
+#[test]
+fn what_is_copied_and_truncated_while_a_crash_is_resolved_comes_once() {
+    let lines = |range: std::ops::Range<usize>| -> String {
+        range.map(|n| format!("event {n:06}\n")).collect()
+    };
+    for brokers in Brokers::shared() {
+        let topic = make_topic(&brokers);
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("logs/server.log");
+        fs::create_dir(folder.path().join("logs")).expect("made");
+        let kafka = &brokers.cluster.bootstrap;
+        let config = configure(folder.path(), kafka, &topic, "multiline = { profile = \"none\" }");
+        let mut reader = TopicReader::new(kafka, &topic, 1);
+        fs::write(&log, lines(0..1000)).expect("written");
+        let tail = Shipper::start("tail", &config);
+        reader.read(1000, PATIENCE);
+        brokers.all("pause");
+        append(&log, &lines(1000..2000));
+        let end = format!("\"end\":{}", lines(0..2000).len());
+        let is_sent = || journals(&folder.path().join("state")).contains(&end).then_some(());
+        wait_for(PATIENCE, "sent batches", is_sent, || tail.log());
+        tail.kill();
+
+        let mut tail = Shipper::start("tail", &config);
+        tail.wait_for_log("batches were under way", PATIENCE);
+        fs::copy(&log, log.with_extension("log.1")).expect("copied");
+        fs::write(&log, lines(2000..5000)).expect("truncated and written");
+        brokers.wake();
+        reader.read(5000, PATIENCE);
+        tail.signal(rustix::process::Signal::TERM);
+        assert!(tail.wait(PATIENCE).success(), "{}", tail.log());
+        let records = reader.read_to_end(PATIENCE);
+        let values: String = records.iter().map(|record| record.text() + "\n").collect();
+        assert!(values == lines(0..5000), "{} records: {}", records.len(), tail.log());
+    }
+}
+
+fn append(path: &Path, text: &str) {
+    use std::io::Write as _;
+    let file = fs::OpenOptions::new().append(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).expect("written");
+}
+
 fn journals(state: &Path) -> String {
     let files = fs::read_dir(state).expect("a folder").flatten().map(|file| file.path());
     let is_journal = |path: &PathBuf| path.to_string_lossy().contains("/journal.");
