@@ -259,8 +259,8 @@ struct Life {
     last_turn: u64,
     grown_at: Instant,
     head: Checksum,
-    /// The scan that must come before its first byte is read.
-    scan_wanted: Option<u64>,
+    /// The scan that must come before its first byte is read; 0: none.
+    scan_wanted: u64,
     /// The offset that `guard` guards.
     saved_offset: Option<u64>,
     guard: Checksum,
@@ -1022,7 +1022,7 @@ impl<'a> Hub<'a> {
         let topic = Arc::clone(&self.streams[at].topic);
         let key = encode::key(&self.config.host, self.streams[at].path.as_os_str().as_bytes());
         let partition = partition_for(&key, n_partitions);
-        self.hold_if_incomplete(at, &topic, partition);
+        self.hold_if_resuming(at, &topic, partition);
         let stream = &mut self.streams[at];
         if stream.n_holds > 0 {
             return;
@@ -1352,7 +1352,8 @@ impl Life {
             return;
         }
         let read_offset = (!is_spent).then(|| self.events.read_offset());
-        if let Ok((head, guard)) = self.harvester.checksums(&self.name, offset, read_offset)
+        if let Ok((head, guard)) =
+            self.harvester.checksums(&self.name, offset, read_offset, &self.head)
             && u64::from(guard.len) == offset.min(GUARD_BYTES_MAX as u64)
         {
             if self.saved_offset != Some(offset) {

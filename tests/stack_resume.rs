@@ -491,6 +491,47 @@ fn an_event_that_a_rotation_cut_in_two_comes_whole_and_once() {
     }
 }
 
+/// What goes to a partition before the batches that are sent again would take their place.
+#[test]
+fn a_log_of_which_nothing_was_under_way_waits_for_the_others_of_its_partition() {
+    let lines = |name: &str, range: std::ops::Range<usize>| -> String {
+        range.map(|n| format!("{name} {n:06}\n")).collect()
+    };
+    for brokers in Brokers::shared() {
+        let topic = make_topic(&brokers);
+        let folder = tempfile::tempdir().expect("a folder");
+        let logs = folder.path().join("logs");
+        fs::create_dir(&logs).expect("made");
+        let kafka = &brokers.cluster.bootstrap;
+        let config = configure(folder.path(), kafka, &topic, "multiline = { profile = \"none\" }");
+        let text = fs::read_to_string(&config).expect("there").replace("server.log", "*.log");
+        fs::write(&config, text).expect("written");
+        let mut reader = TopicReader::new(kafka, &topic, 1);
+        fs::write(logs.join("server.log"), lines("event", 0..1000)).expect("written");
+        let tail = Shipper::start("tail", &config);
+        reader.read(1000, PATIENCE);
+        brokers.all("pause");
+        append(&logs.join("server.log"), &lines("event", 1000..2000));
+        let end = format!("\"end\":{}", lines("event", 0..2000).len());
+        let is_sent = || journals(&folder.path().join("state")).contains(&end).then_some(());
+        wait_for(PATIENCE, "sent batches", is_sent, || tail.log());
+        tail.kill();
+        fs::write(logs.join("other.log"), lines("other", 0..2000)).expect("written");
+        let mut tail = Shipper::start("tail", &config);
+        tail.wait_for_log("batches were under way", PATIENCE);
+        brokers.all("resume");
+        reader.read(4000, PATIENCE);
+        tail.signal(rustix::process::Signal::TERM);
+        assert!(tail.wait(PATIENCE).success(), "{}", tail.log());
+        let records = reader.read_to_end(PATIENCE);
+        for (name, last) in [("event", 2000), ("other", 2000)] {
+            let ours = records.iter().map(|record| record.text() + "\n");
+            let ours: String = ours.filter(|text| text.starts_with(name)).collect();
+            assert!(ours == lines(name, 0..last), "{} records: {}", records.len(), tail.log());
+        }
+    }
+}
+
 /// The tail finds a file that holds, at the offset it was settled at, bytes of another one.
 #[test]
 fn what_is_copied_and_truncated_while_a_crash_is_resolved_comes_once() {

@@ -218,11 +218,12 @@ impl Hub<'_> {
         if is_begun || now < life.grown_at + FRESH {
             return None;
         }
-        let n_scans = self.n_scans;
-        if life.scan_wanted.is_none() && self.folders.have_changed(&life.name) {
-            life.scan_wanted = Some(n_scans + 1);
+        if life.scan_wanted == 0 && self.folders.have_changed(&life.name) {
+            life.scan_wanted = self.n_scans + 1;
         }
-        life.scan_wanted.filter(|wanted| *wanted > n_scans)?;
+        if life.scan_wanted <= self.n_scans {
+            return None;
+        }
         self.scan_soon();
         Some(self.scan_due)
     }

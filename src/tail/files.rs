@@ -160,7 +160,8 @@ impl Hub<'_> {
             found.sort_by_cached_key(|found| {
                 let Found { path: name, link, stat, .. } = found;
                 let age = (stat.mtime_ns, stat.btime_ns, discover::rank(name));
-                (link.as_ref().unwrap_or(name) == path, age, name.clone())
+                // What may be a copy of the file in place is compared with it.
+                (link.as_ref().unwrap_or(name) != path, age, name.clone())
             });
             found.dedup_by_key(|found| found.stat.inode);
             if first {
@@ -356,6 +357,7 @@ impl Hub<'_> {
         if found.is_sibling && self.stream_of_sibling(&found.path, &stat).is_none() {
             return;
         }
+        let has_changed = stat != found.stat;
         let found = Found { stat, ..found };
         match gzip::is_gzipped(&file) {
             Ok(false) if !self.is_refused_as_compressed(stream, &found, &file) => {}
@@ -371,6 +373,12 @@ impl Hub<'_> {
         let read = known.as_ref().filter(|entry| !entry.is_unread());
         let is_new = read.is_none();
         let identity = read.map_or(Ok(Identity::Other), |entry| compare(entry, &file, &stat));
+        if first && has_changed && matches!(identity, Ok(Identity::NewLife)) {
+            // It may have been copied and truncated since copies were looked for.
+            self.restored.extend(known);
+            self.has_raced = true;
+            return self.scan_soon();
+        }
         if matches!(identity, Ok(Identity::Other | Identity::NewLife))
             && self.is_held(stream, &found, &file)
         {
@@ -549,7 +557,7 @@ impl Hub<'_> {
             last_turn: self.n_turns,
             grown_at: Instant::now(),
             head: Checksum::default(),
-            scan_wanted: None,
+            scan_wanted: 0,
             saved_offset: None,
             guard: Checksum::default(),
             first_seen_ms: begin.first_seen_ms,

@@ -118,19 +118,22 @@ impl Checksum {
 /// A copy of it may end before that offset, and nobody knows where: of the bytes before each power
 /// of two the last few are kept, so that one lies in the second half of any copy that is not much
 /// shorter than what was read.
+///
+/// Boxed, for of ten thousand files most are short.
 #[derive(Debug, Clone, Default)]
-pub struct Marks([(u64, Checksum); 3]);
+pub struct Marks(Option<Box<[(u64, Checksum); 3]>>);
 
 impl Marks {
     /// Takes note of bytes that were read, of which `end` is the end in the file.
     pub fn note(&mut self, bytes: &[u8], end: u64) {
         let start = end - bytes.len() as u64;
-        let last = self.0[2].0;
+        let last = self.0.as_ref().map_or(0, |marks| marks[2].0);
         let mut place = (start + GUARD_BYTES_MAX as u64).max(last + 1).next_power_of_two();
         while place <= end {
             let at = (place - start) as usize;
             let checksum = Checksum::of(&bytes[at - GUARD_BYTES_MAX..at]);
-            self.0 = [self.0[1], self.0[2], (place, checksum)];
+            let marks = self.0.get_or_insert_default();
+            **marks = [marks[1], marks[2], (place, checksum)];
             place *= 2;
         }
     }
@@ -139,7 +142,7 @@ impl Marks {
     /// `false` where none were.
     pub fn match_in(&self, file: &File, size: u64) -> io::Result<bool> {
         let fits = |(place, _): &&(u64, Checksum)| (1..=size).contains(place);
-        match self.0.iter().rev().find(fits) {
+        match self.0.iter().flat_map(|marks| marks.iter().rev()).find(fits) {
             Some((place, checksum)) => checksum.matches(file, place - GUARD_BYTES_MAX as u64),
             None => Ok(false),
         }

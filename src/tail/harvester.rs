@@ -370,6 +370,7 @@ impl Harvester {
         name: &Path,
         offset: u64,
         read_offset: Option<u64>,
+        head: &Checksum,
     ) -> io::Result<(Checksum, Checksum)> {
         let of = |file: &File| {
             let checksums = (Checksum::of_head(file)?, Checksum::before(file, offset)?);
@@ -378,6 +379,9 @@ impl Harvester {
                 && read_range(file, read_offset - n_last, n_last)? != self.last_bytes
             {
                 return Err(io::Error::other("it was overwritten"));
+            }
+            if read_offset == Some(0) && !head.matches(file, 0)? {
+                return Err(io::Error::other("it was overwritten before it was read"));
             }
             Ok(checksums)
         };

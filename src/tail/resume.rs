@@ -215,13 +215,16 @@ impl Hub<'_> {
         resuming.batches.push(batch);
     }
 
-    /// Holds a stream, once its partition is known, if that must be read back before.
-    pub(super) fn hold_if_incomplete(&mut self, stream: usize, topic: &Arc<str>, partition: i32) {
+    /// Holds a stream, once its partition is known, while it is not known what arrived there, also
+    /// if nothing of this stream was under way: what was is sent again as the same producer, and
+    /// nothing may go before it as another.
+    pub(super) fn hold_if_resuming(&mut self, stream: usize, topic: &Arc<str>, partition: i32) {
         let name = (topic.clone(), partition);
-        if !self.resume.is_incomplete || self.resume.done.contains(&name) {
+        let is_new = !self.resume.partitions.contains_key(&name);
+        let must_be_read = self.resume.is_incomplete && !self.resume.done.contains(&name);
+        if is_new && !must_be_read {
             return;
         }
-        let is_new = !self.resume.partitions.contains_key(&name);
         if self.resume.partitions.entry(name.clone()).or_default().streams.insert(stream) {
             self.streams[stream].n_holds += 1;
         }
