@@ -157,6 +157,8 @@ struct Hub<'a> {
     dropped_in: HashMap<BatchId, u64>,
 
     ready: VecDeque<SourceId>,
+    /// Only what is left of deleted files is still read.
+    is_stopping: bool,
     timers: BTreeSet<(Instant, SourceId)>,
     room: Vec<u8>,
     room_lent_to: Option<SourceId>,
@@ -382,6 +384,7 @@ impl<'a> Hub<'a> {
             next_batch: 0,
             dropped_in: HashMap::new(),
             ready: VecDeque::new(),
+            is_stopping: false,
             timers: BTreeSet::new(),
             room: Vec::new(),
             room_lent_to: None,
@@ -604,7 +607,8 @@ impl<'a> Hub<'a> {
     /// batches or to read.
     fn at_end(&self, life: &mut Life, input: &InputConfig, now: Instant) -> Option<Turn> {
         let grace_over = life.grown_at + self.config.tail.rotate_grace;
-        let is_over = life.gone || (life.rotated && now >= grace_over);
+        let is_last_chance = self.is_stopping && life.deleted_at.is_some();
+        let is_over = life.gone || is_last_chance || (life.rotated && now >= grace_over);
         if let Some(until) = self.waits_for_rest(life, now) {
             return Some(Turn::Wait(Some(until)));
         }
@@ -1061,7 +1065,10 @@ impl<'a> Hub<'a> {
         let Some(life) = self.lives.get_mut(&source) else {
             return;
         };
-        if life.is_read() && !life.queued && self.streams[life.stream].slot.is_some() {
+        // At a stop nothing is begun that another process can read.
+        let may_be_read = !self.is_stopping || life.deleted_at.is_some();
+        if may_be_read && life.is_read() && !life.queued && self.streams[life.stream].slot.is_some()
+        {
             life.queued = true;
             self.ready.push_back(source);
         }
@@ -1218,7 +1225,9 @@ impl<'a> Hub<'a> {
     /// saves the registry in either case.
     fn drain_and_save(&mut self, walked: Result<(), Error>) -> Result<(), Error> {
         let deadline = Instant::now() + self.config.tail.shutdown_timeout;
-        let result = walked.and_then(|()| self.drain(deadline));
+        let result = walked
+            .and_then(|()| self.read_deleted_to_their_ends(deadline))
+            .and_then(|()| self.drain(deadline));
         while self.saving {
             let result = self.saver.results.recv();
             self.on_saved(result);

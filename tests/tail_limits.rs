@@ -100,6 +100,21 @@ fn a_deleted_file_beyond_the_bound_in_time_is_given_up_by_name_and_number() {
     check_abandoned("deleted_hold_max", "\"1s\"");
 }
 
+/// Torture: 10.
+#[test]
+fn what_is_left_of_a_deleted_file_is_shipped_at_a_stop() {
+    let mut scene = narrow_scene();
+    scene.set("[[input]]", "multiline", "{ profile = \"kafka\" }");
+    scene.set("[[input]]", "event_timeout", "\"10m\"");
+    let events = ["2026-01-31 13:00:00 INFO one", "2026-01-31 13:00:01 ERROR two\n\tat a.b"];
+    scene.logs.append("a.log", events.join("\n") + "\n");
+    let shipper = scene.start();
+    scene.wait_for_records(1, &shipper);
+    scene.logs.remove("a.log");
+    scene.stop(shipper);
+    assert_eq!(scene.values(), events);
+}
+
 // ---- a guest ----
 
 #[test]

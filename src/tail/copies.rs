@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use super::discover::{self, Found};
 use super::files::{Begin, Place, fits};
-use super::fingerprint::{Checksum, HEAD_BYTES_MAX, Stat, read_range};
+use super::fingerprint::{Checksum, HEAD_BYTES_MAX, Inode, Stat, read_range};
+use super::folders::list_at_rest;
 use super::gzip::{self, Survey};
 use super::gzipped::{guard_end, gzipped_entry, is_held_by};
 use super::harvester::{Harvester, Look};
@@ -28,6 +29,9 @@ use crate::record::SourceId;
 /// Shortest time for which a newcomer that may be a copy waits for the truncation behind it: a
 /// rotation truncates as soon as it has copied.
 const HOLD: Duration = Duration::from_secs(1);
+
+/// Looks for a copy in a folder whose names change, at most.
+const LOOKS_MAX: usize = 5;
 
 /// Time in which a file that was found is not copied and truncated.
 const FRESH: Duration = Duration::from_millis(50);
@@ -142,7 +146,25 @@ impl Hub<'_> {
         if life.rotated || life.name != *path {
             return None;
         }
-        let files = discover::list(path.parent()?).ok()?;
+        let folder = path.parent()?;
+        for _ in 0..LOOKS_MAX {
+            let files = list_at_rest(folder).ok()?;
+            let names = |files: &[(PathBuf, Stat)]| -> Vec<(PathBuf, Inode)> {
+                files.iter().map(|(name, stat)| (name.clone(), stat.inode)).collect()
+            };
+            let seen = names(&files);
+            let copy = self.copy_among(source, files);
+            // One that was renamed meanwhile may have been missed.
+            if copy.is_some() || discover::list(folder).is_ok_and(|files| names(&files) == seen) {
+                return copy;
+            }
+        }
+        None
+    }
+
+    fn copy_among(&self, source: SourceId, files: Vec<(PathBuf, Stat)>) -> Option<Copy> {
+        let life = &self.lives[&source];
+        let path = &self.streams[life.stream].path;
         files.into_iter().find_map(|(name, stat)| {
             // A copy may be written over the one before.
             let is_new = !self.by_inode.contains_key(&stat.inode)

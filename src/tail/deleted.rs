@@ -7,8 +7,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::fingerprint::Stat;
 use super::{Hub, Life};
+use crate::error::Error;
 use crate::record::SourceId;
+
+/// Longest wait for a receipt, at a stop, before it is tried again to read.
+const BLOCKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Pause after the first warning; it doubles up to [`WARN_PAUSE_MAX`].
 const WARN_PAUSE: Duration = Duration::from_secs(60);
@@ -78,6 +83,34 @@ impl Hub<'_> {
                 self.give_up(held.source, "tail.deleted_hold_max");
             }
         }
+    }
+
+    /// Puts into batches, at a stop, what is left of deleted files, for no later process can read
+    /// it; until `deadline`.
+    pub(super) fn read_deleted_to_their_ends(&mut self, deadline: Instant) -> Result<(), Error> {
+        for source in std::mem::take(&mut self.ready) {
+            if let Some(life) = self.lives.get_mut(&source) {
+                life.queued = false;
+            }
+        }
+        self.is_stopping = true;
+        let now = Instant::now();
+        let mut deleted = Vec::new();
+        for life in self.lives.values_mut() {
+            let is_deleted = |stat: Stat| stat.n_links == 0;
+            if !life.harvester.is_parked() && life.harvester.stat_now().is_ok_and(is_deleted) {
+                life.deleted_at.get_or_insert(now);
+                deleted.push(life.source);
+            }
+        }
+        deleted.into_iter().for_each(|source| self.enqueue(source));
+        while !self.ready.is_empty() && Instant::now() < deadline {
+            let pause = if self.read_ready() { Duration::ZERO } else { BLOCKED_PAUSE };
+            if let Ok(delivery) = self.deliveries.recv_timeout(pause) {
+                self.on_delivery(delivery)?;
+            }
+        }
+        Ok(())
     }
 
     /// Closes a deleted file; what was read of it is still shipped.

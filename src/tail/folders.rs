@@ -103,7 +103,7 @@ impl Folders {
 
 /// Lists a folder again and again until two listings agree: one amid a chain of renames may show a
 /// file under none of its names, and its successor would be read first.
-fn list_at_rest(folder: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
+pub(super) fn list_at_rest(folder: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
     let names = |(name, stat): &(PathBuf, Stat)| (name.clone(), stat.inode);
     let mut files = discover::list(folder)?;
     for _ in 1..LISTINGS_MAX {
