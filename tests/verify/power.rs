@@ -87,6 +87,7 @@ fn cut_state(world: &mut World<'_>, disk: &Disk) -> bool {
     let was_cut = disk.cut();
     world.note("power cut: state");
     world.kill_tail();
+    world.reboot();
     disk.mount_again();
     world.start_tail();
     was_cut
@@ -101,6 +102,7 @@ fn cut_state_at_rest(world: &mut World<'_>, disk: &Disk) -> bool {
     let was_cut = is_there && disk.cut();
     world.note("power cut: state, at rest");
     world.kill_tail();
+    world.reboot();
     disk.mount_again();
     if !world.has_failed() && world.settled_registry() != saved {
         world.failures.push("a registry that had been saved is not there after a power cut".into());
@@ -116,6 +118,7 @@ fn cut_logs(world: &mut World<'_>, disk: &Disk) -> bool {
     let was_cut = disk.cut();
     world.note("power cut: logs");
     world.kill_tail();
+    world.reboot();
     logs.iter_mut().for_each(|log| log.lose_power());
     disk.mount_again();
     for log in &mut logs {

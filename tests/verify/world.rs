@@ -80,6 +80,8 @@ pub struct World<'a> {
     pub oracle: Oracle,
     pub streams: Vec<Stream>,
     tail: Option<Shipper>,
+    /// How often the host was started again, as the shipper sees it.
+    n_boots: u64,
     topic: String,
     began: Instant,
     pub peak: Peak,
@@ -124,6 +126,7 @@ impl<'a> World<'a> {
             oracle,
             streams,
             tail: None,
+            n_boots: 0,
             topic,
             began: Instant::now(),
             peak: Peak::default(),
@@ -150,16 +153,35 @@ impl<'a> World<'a> {
     // ---- the shipper ----
 
     pub fn start_tail(&mut self) {
-        let mut command = match self.planted {
-            None => Command::new(shipper_binary()),
-            Some(bug) => {
-                let mut command = Command::new(env("SHIPPER_PLANTED_BIN"));
-                command.env("SHIPPER_PLANTED", bug);
+        let binary = match self.planted {
+            None => shipper_binary(),
+            Some(_) => env("SHIPPER_PLANTED_BIN").into(),
+        };
+        let mut command = match self.n_boots {
+            0 => Command::new(binary),
+            _ => {
+                let mut command = Command::new("unshare");
+                let as_booted =
+                    "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+                command.args(["-m", "sh", "-c", as_booted]).arg(self.boot_id()).arg(binary);
                 command
             }
         };
+        if let Some(bug) = self.planted {
+            command.env("SHIPPER_PLANTED", bug);
+        }
         command.arg("tail").arg("-c").arg(&self.config);
         self.tail = Some(Shipper::spawn(&mut command));
+    }
+
+    /// Has the shipper see from its next start on that the host was started again.
+    pub fn reboot(&mut self) {
+        self.n_boots += 1;
+        fs::write(self.boot_id(), format!("{:032x}\n", self.n_boots)).expect("written");
+    }
+
+    fn boot_id(&self) -> PathBuf {
+        self.folder.join("boot_id")
     }
 
     pub fn tail(&self) -> &Shipper {
