@@ -72,7 +72,7 @@ use policy::{Filter, Said};
 use registry::trouble::SaveTrouble;
 use registry::{Entry, Registry, Save, Saved, Saver};
 use restored::Restored;
-use resume::{Arrivals, Ranges, Resume};
+use resume::{Arrivals, Arrived, Resume};
 use throttle::Throttle;
 
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
@@ -238,7 +238,7 @@ struct Life {
     file_id: Option<String>,
     origin: Option<Origin>,
     /// Ground that stands in the topic already, as found there after a crash.
-    arrived: Ranges,
+    arrived: Arrived,
     /// Before it may lie ground that stands in the topic, though not known to.
     doubtful_end: u64,
     events: EventBuffer,
@@ -730,7 +730,13 @@ impl<'a> Hub<'a> {
                 continue;
             }
             self.make_known(life, &event);
-            if !life.arrived.is_empty() && life.arrived.covers(event.start, event.end) {
+            if !life.arrived.is_empty() {
+                let text = life.events.text(&event, &mut room);
+                if life.arrived.has_another(&event, text) {
+                    self.begin_other_content(life, &event);
+                }
+            }
+            if !life.arrived.is_empty() && life.arrived.covers(&event) {
                 if !self.pass_over(slot, life.source, &event, now) {
                     has_room = false;
                     break;
@@ -812,6 +818,21 @@ impl<'a> Hub<'a> {
         self.counters.bytes_found.add(event.end - event.start);
         self.counters.records_found.add(1);
         true
+    }
+
+    /// Gives a life another name from an event on, for another one stands in the topic for its
+    /// ground: a power cut took that back, and the writer went on from there.
+    fn begin_other_content(&mut self, life: &mut Life, event: &multiline::Event) {
+        log::warn!(
+            "file went back: name={} offset={}: what was shipped of it behind this offset is not \
+             in it any more, after a power cut; what it holds now is shipped, under another file_id",
+            life.name.display(),
+            event.start
+        );
+        life.number += 1;
+        (life.file_id, life.origin, life.doubtful_end) = (None, None, 0);
+        life.arrived = Arrived::default();
+        self.make_known(life, event);
     }
 
     /// Gives a life its name, which follows from its first event.

@@ -22,7 +22,7 @@ use super::multiline::{EventBuffer, Limits};
 use super::open_files::is_exhausted;
 use super::policy::{Filter, Said};
 use super::registry::{Entry, StoredPath};
-use super::resume::Ranges;
+use super::resume::Arrived;
 use super::{Content, Finished, Hub, Life, OpenBatch, Phase, Stream};
 use crate::config::{InputConfig, StartAt};
 use crate::kafka::record_batch::now_ms;
@@ -545,7 +545,7 @@ impl Hub<'_> {
             number: begin.number,
             file_id: begin.file_id,
             origin: None,
-            arrived: Ranges::default(),
+            arrived: Arrived::default(),
             doubtful_end: 0,
             at_end: false,
             successor_seen: false,

@@ -466,6 +466,10 @@ pub struct Replay {
     pub next_offsets: BTreeMap<(String, i32), i64>,
     /// What was sent last may be missing here: the topic must be read back.
     pub is_incomplete: bool,
+    /// The host was started again, perhaps after a power cut: files may hold less than what was
+    /// shipped of them, or other bytes. `sources` and the entries are as they were last saved, with
+    /// their guards, and batches that were settled since are left out.
+    pub is_rebooted: bool,
 }
 
 /// A batch of an earlier process.
@@ -502,7 +506,11 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
         lines.into_iter().for_each(|line| state.take(line));
     }
     let is_missing = first > 0 && !there.contains(&first);
-    replay.is_incomplete = !was_ended && boot != Some(boot_id()) || is_missing;
+    replay.is_rebooted = !was_ended && boot.is_some_and(|boot| boot != boot_id());
+    replay.is_incomplete = replay.is_rebooted || is_missing;
+    if replay.is_rebooted {
+        state.go_back();
+    }
     state.finish(&mut replay, entries);
     replay
 }
@@ -529,6 +537,8 @@ struct State {
     sources: HashMap<SourceId, Entry>,
     batches: BTreeMap<BatchId, ReplayedBatch>,
     next_offsets: BTreeMap<(String, i32), i64>,
+    /// Where settled batches begin in their partitions.
+    base_offsets: HashMap<BatchId, i64>,
 }
 
 impl State {
@@ -538,7 +548,27 @@ impl State {
             sources: HashMap::new(),
             batches: BTreeMap::new(),
             next_offsets: BTreeMap::new(),
+            base_offsets: HashMap::new(),
         }
+    }
+
+    /// Leaves out what was settled since a life was last saved, so that it is read back and
+    /// compared with what the file holds now.
+    fn go_back(&mut self) {
+        for (id, batch) in &self.batches {
+            let is_saved = |segment: &Segment| {
+                self.sources.get(&segment.source).is_some_and(|entry| segment.end <= entry.offset)
+            };
+            if !batch.is_settled || batch.sent.ground.iter().all(is_saved) {
+                continue;
+            }
+            if let Some(base) = self.base_offsets.get(id) {
+                let partition = (batch.sent.topic.clone(), batch.sent.partition);
+                let next = self.next_offsets.entry(partition).or_insert(*base);
+                *next = (*next).min(*base);
+            }
+        }
+        self.batches.retain(|_, batch| !batch.is_settled);
     }
 
     /// The head of a journal repeats what is open, under the numbers of its own process.
@@ -546,6 +576,7 @@ impl State {
         self.settle();
         self.sources.clear();
         self.batches.clear();
+        self.base_offsets.clear();
     }
 
     fn take(&mut self, line: Line) {
@@ -580,6 +611,8 @@ impl State {
                     if let Some(offset) = next_offset {
                         let partition = (batch.sent.topic.clone(), batch.sent.partition);
                         self.next_offsets.insert(partition, offset);
+                        let base = (offset - i64::from(batch.sent.n_records)).max(0);
+                        self.base_offsets.insert(batch.sent.batch, base);
                     }
                 }
             }

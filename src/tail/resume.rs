@@ -48,8 +48,34 @@ const READ_BACK_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// A partition by topic and number.
 type PartitionName = (Arc<str>, i32);
 
-/// Ground of each life by its file id, as ranges of bytes that stand in the topic.
-pub(super) type Arrivals = HashMap<String, Ranges>;
+/// Ground that stands in the topic, of each life by its file id.
+pub(super) type Arrivals = HashMap<String, Arrived>;
+
+/// Ground of a life that stands in the topic.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Arrived {
+    ranges: Ranges,
+    /// Checksums of the events in it by their first bytes, where they must be compared.
+    events: HashMap<u64, Option<u32>>,
+}
+
+impl Arrived {
+    pub(super) fn covers(&self, event: &Event) -> bool {
+        self.ranges.covers(event.start, event.end)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Tells whether another event stands in the topic for the ground of this one.
+    pub(super) fn has_another(&self, event: &Event, text: &[u8]) -> bool {
+        let is_same = |arrived: &Option<u32>| arrived.is_none_or(|crc| crc == crc32c::crc32c(text));
+        !self.events.is_empty()
+            && self.ranges.covers(event.start, event.start + 1)
+            && !self.events.get(&event.start).is_some_and(is_same)
+    }
+}
 
 /// Ranges of bytes, merged where they meet.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -95,6 +121,8 @@ pub(super) struct Resume {
     /// Batches may have been sent that the journal does not know: each partition is read back
     /// before its streams are read.
     is_incomplete: bool,
+    /// What was read back is compared with the files.
+    is_rebooted: bool,
     /// What had arrived before a batch that is sent again, and is settled with it.
     arrived: HashMap<BatchId, Vec<BatchId>>,
     /// Lives of open batches that cannot be read now.
@@ -129,6 +157,7 @@ impl Default for Resume {
             partitions: HashMap::new(),
             next_offsets: BTreeMap::new(),
             is_incomplete: false,
+            is_rebooted: false,
             arrived: HashMap::new(),
             absent: HashMap::new(),
             done: HashSet::new(),
@@ -142,12 +171,13 @@ impl Default for Resume {
 impl Hub<'_> {
     /// Takes over what an earlier process had under way; to be called once, after the first scan.
     pub(super) fn begin_resume(&mut self, replay: Replay) {
-        let Replay { batches, sources, next_offsets, is_incomplete, .. } = replay;
+        let Replay { batches, sources, next_offsets, is_incomplete, is_rebooted, .. } = replay;
         for ((topic, partition), offset) in &next_offsets {
             self.journal.next_offset(topic, *partition, *offset);
         }
         self.resume.next_offsets = next_offsets;
         self.resume.is_incomplete = is_incomplete;
+        self.resume.is_rebooted = is_rebooted;
         if is_incomplete {
             log::warn!(
                 "the host was started again, or the journal is gone: what was sent last is read \
@@ -368,15 +398,19 @@ impl Hub<'_> {
                 false
             }
         };
-        for Found { file_id, offset, length, .. } in found {
-            self.arrivals.entry(file_id).or_default().insert(offset, offset + length);
+        for Found { file_id, offset, length, value_crc32c, .. } in found {
+            let arrived = self.arrivals.entry(file_id).or_default();
+            arrived.ranges.insert(offset, offset + length);
+            if self.resume.is_rebooted {
+                arrived.events.insert(offset, value_crc32c);
+            }
         }
         let name_of = |life: &Life| life.file_id.clone().map(|file_id| (life.source, file_id));
         let lives: Vec<(SourceId, String)> =
             self.lives.values().map(Box::as_ref).filter_map(name_of).collect();
         for (source, file_id) in lives {
-            if let Some(ranges) = self.arrivals.remove(&file_id) {
-                self.keep_arrived(source, ranges);
+            if let Some(arrived) = self.arrivals.remove(&file_id) {
+                self.keep_arrived(source, arrived);
             }
         }
         self.read_open_again(&partition, !is_whole);
@@ -437,7 +471,10 @@ impl Hub<'_> {
                 for Segment { source, start, end, .. } in sent.ground {
                     match self.resume.absent.get(&source) {
                         Some(entry) => settle_absent(&mut self.restored, entry, start, end),
-                        None => self.keep_arrived(source, Ranges::from([(start, end)])),
+                        None => {
+                            let ranges = Ranges::from([(start, end)]);
+                            self.keep_arrived(source, Arrived { ranges, ..Arrived::default() });
+                        }
                     }
                 }
             } else {
@@ -469,16 +506,21 @@ impl Hub<'_> {
     }
 
     /// Notes ground that is not to be sent again when it is read.
-    fn keep_arrived(&mut self, source: SourceId, ranges: Ranges) {
+    fn keep_arrived(&mut self, source: SourceId, arrived: Arrived) {
         let Some(life) = self.lives.get_mut(&source) else {
             return;
         };
         let segment =
             |(start, end)| Segment { source, start, end, continued: false, rest_of: None };
-        self.journal.passed(BatchId(self.next_batch), ranges.iter().map(segment).collect());
-        self.next_batch += 1;
-        for (start, end) in ranges.iter() {
-            life.arrived.insert(start, end);
+        // What must be compared first is passed with what is read.
+        if arrived.events.is_empty() {
+            let ground = arrived.ranges.iter().map(segment).collect();
+            self.journal.passed(BatchId(self.next_batch), ground);
+            self.next_batch += 1;
+        }
+        life.arrived.events.extend(arrived.events);
+        for (start, end) in arrived.ranges.iter() {
+            life.arrived.ranges.insert(start, end);
             // Records of a life arrive in order: what is not there before one that is was there,
             // and is compacted or deleted, or was refused.
             life.doubtful_end = life.doubtful_end.max(end);
@@ -513,8 +555,8 @@ impl Hub<'_> {
     /// Whether ground of a life that cannot be read was read back.
     fn is_found(&self, segment: &Segment) -> bool {
         let entry = self.resume.absent.get(&segment.source);
-        let ranges = entry.and_then(|entry| self.arrivals.get(entry.file_id.as_ref()?));
-        ranges.is_some_and(|ranges| ranges.covers(segment.start, segment.end))
+        let arrived = entry.and_then(|entry| self.arrivals.get(entry.file_id.as_ref()?));
+        arrived.is_some_and(|arrived| arrived.ranges.covers(segment.start, segment.end))
     }
 
     fn send_again(&mut self, sent: SentBatch, records: RecordArena, spans: Vec<Span>) {
