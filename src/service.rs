@@ -12,6 +12,9 @@ use sd_notify::NotifyState;
 /// sd_watchdog_enabled(3) wants at least two.
 const SIGNS: u32 = 4;
 
+/// Longest start.
+const START: Duration = Duration::from_secs(3600);
+
 /// The service manager.
 #[derive(Debug)]
 pub struct Service {
@@ -26,6 +29,11 @@ impl Service {
     pub fn of_environment() -> Service {
         let every = sd_notify::watchdog_enabled().map(|time| time / SIGNS);
         Service { every, due: Instant::now(), is_stuck: false }
+    }
+
+    /// Tells that the start may take long: the first look decompresses archives that are not known.
+    pub fn is_starting(&self) {
+        tell(&[NotifyState::ExtendTimeoutUsec(START.as_micros() as u32)]);
     }
 
     /// Tells that the walk has begun.

@@ -90,6 +90,7 @@ pub fn run(config: &Config, counters: &TailCounters, stop: &Receiver<()>) -> Res
     let producer = Producer::start(kafka, compression, Some(Box::new(journal.clone())))?;
     let saver = registry.into_saver()?;
     let mut hub = Hub::new(config, counters, producer, saver, journal, entries);
+    hub.service.is_starting();
     hub.first_scan(&replay);
     hub.begin_resume(replay);
     hub.service.is_ready();
@@ -238,7 +239,7 @@ struct Life {
     file_id: Option<String>,
     origin: Option<Origin>,
     /// Ground that stands in the topic already, as found there after a crash.
-    arrived: Arrived,
+    arrived: Option<Box<Arrived>>,
     /// Before it may lie ground that stands in the topic, though not known to.
     doubtful_end: u64,
     events: EventBuffer,
@@ -565,6 +566,7 @@ impl<'a> Hub<'a> {
             }
             if !life.at_end {
                 let Some(n) = life.harvester.read_into(&mut life.events, &life.head)? else {
+                    let n_unread = n_unread.saturating_sub(life.turn_read as u64);
                     return Ok(Turn::Truncated { n_unread });
                 };
                 life.at_end = n == 0;
@@ -609,7 +611,7 @@ impl<'a> Hub<'a> {
         let grace_over = life.grown_at + self.config.tail.rotate_grace;
         let is_last_chance = self.is_stopping && life.deleted_at.is_some();
         let is_over = life.gone || is_last_chance || (life.rotated && now >= grace_over);
-        if let Some(until) = self.waits_for_rest(life, now) {
+        if let Some(until) = self.waits_for_rest(life, now).filter(|_| !is_last_chance) {
             return Some(Turn::Wait(Some(until)));
         }
         if life.content != Content::Own || is_over {
@@ -730,13 +732,12 @@ impl<'a> Hub<'a> {
                 continue;
             }
             self.make_known(life, &event);
-            if !life.arrived.is_empty() {
-                let text = life.events.text(&event, &mut room);
-                if life.arrived.has_another(&event, text) {
-                    self.begin_other_content(life, &event);
-                }
+            if let Some(arrived) = &life.arrived
+                && arrived.has_another(&event, life.events.text(&event, &mut room))
+            {
+                self.begin_other_content(life, &event);
             }
-            if !life.arrived.is_empty() && life.arrived.covers(&event) {
+            if life.has_arrived(&event) {
                 if !self.pass_over(slot, life.source, &event, now) {
                     has_room = false;
                     break;
@@ -831,7 +832,7 @@ impl<'a> Hub<'a> {
         );
         life.number += 1;
         (life.file_id, life.origin, life.doubtful_end) = (None, None, 0);
-        life.arrived = Arrived::default();
+        life.arrived = None;
         self.make_known(life, event);
     }
 
@@ -846,7 +847,7 @@ impl<'a> Hub<'a> {
         // Whatever the journal says of it, it does not say this.
         life.journal = 0;
         if let Some(arrived) = self.arrivals.remove(file_id) {
-            life.arrived = arrived;
+            life.arrived = Some(Box::new(arrived));
         }
     }
 
@@ -1317,6 +1318,11 @@ impl Life {
         matches!(self.phase, Phase::Reading | Phase::Lingering)
     }
 
+    /// Tells whether an event stands in the topic already.
+    fn has_arrived(&self, event: &multiline::Event) -> bool {
+        self.arrived.as_ref().is_some_and(|arrived| arrived.covers(event))
+    }
+
     /// Bytes that were last seen and not read, as far as the file's size tells.
     fn n_unread(&self) -> u64 {
         match self.harvester.is_gzipped() {
@@ -1344,7 +1350,7 @@ impl Life {
     /// before anything is.
     fn note_head(&mut self) {
         let is_plain = !self.harvester.is_gzipped() && !self.harvester.is_parked();
-        if is_plain && self.events.read_offset() == 0 && self.harvester.stat().size > 0 {
+        if is_plain && self.events.read_offset() == 0 {
             // Without it a truncation is noticed only where the file gets shorter.
             self.head = self.harvester.head().unwrap_or_default();
         }
@@ -1366,20 +1372,20 @@ impl Life {
     ///
     /// An error in reading them leaves them as they were; the next save tries again, and a guard
     /// that does not fit its offset would only begin a new life.
-    fn note_checksums(&mut self, offset: u64) {
+    fn note_checksums(&mut self, offset: u64) -> u64 {
         if self.harvester.is_gzipped() {
             if self.saved_offset != Some(offset) {
                 self.last_seen_ms = now_ms();
             }
             self.saved_offset = Some(offset);
-            return;
+            return offset;
         }
         // A copy may end before what was read of the original.
         let is_spent = self.content == Content::Spent;
         let offset = if is_spent { offset.min(self.harvester.stat().size) } else { offset };
         let can_grow = self.head.head_can_grow(self.harvester.stat().size);
         if self.gone || (!can_grow && self.saved_offset == Some(offset)) {
-            return;
+            return offset;
         }
         let read_offset = (!is_spent).then(|| self.events.read_offset());
         if let Ok((head, guard)) =
@@ -1391,12 +1397,15 @@ impl Life {
             }
             (self.head, self.guard, self.saved_offset) = (head, guard, Some(offset));
         }
+        offset
     }
 
     /// Returns what is to be remembered, with `offset` as the end of settled ground.
     fn entry(&mut self, path: &Path, offset: u64) -> Entry {
         let offset = offset + u64::from(planted::is(Bug::OneByteMore));
-        self.note_checksums(offset);
+        let offset = self.note_checksums(offset);
+        // Where the file cannot be read, or was overwritten, the guard is an older one.
+        let saved_offset = self.saved_offset.unwrap_or(0);
         let stat = self.harvester.stat();
         Entry {
             path: path.into(),
@@ -1407,9 +1416,9 @@ impl Life {
             life: self.number,
             file_id: self.file_id.clone(),
             head: self.head,
-            offset: self.saved_offset.unwrap_or(0),
+            offset,
             guard: self.guard,
-            guard_end: None,
+            guard_end: (saved_offset != offset).then_some(saved_offset),
             done: false,
             size: stat.size,
             spent: self.content == Content::Spent,

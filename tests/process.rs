@@ -511,8 +511,10 @@ fn a_thread_that_hangs_gives_the_service_manager_no_sign_of_life() {
         let shipper = Shipper::spawn(&mut command);
         manager.set_read_timeout(Some(LIMIT)).expect("set");
         let mut message = [0; 64];
-        let len = manager.recv(&mut message).expect("a message");
-        assert_eq!(&message[..len], b"READY=1\n");
+        for expected in [&b"EXTEND_TIMEOUT_USEC=3600000000\n"[..], b"READY=1\n"] {
+            let len = manager.recv(&mut message).expect("a message");
+            assert_eq!(&message[..len], expected);
+        }
         scene.wait_for_records(3, &shipper);
         take_signs(&manager, &shipper, Some(3));
 

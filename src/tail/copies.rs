@@ -23,7 +23,7 @@ use super::gzip::{self, Survey};
 use super::gzipped::{guard_end, gzipped_entry, is_held_by};
 use super::harvester::{Harvester, Look};
 use super::registry::{Entry, StoredPath};
-use super::{Content, Hub, Life};
+use super::{Content, Hub, Life, Phase};
 use crate::record::SourceId;
 
 /// Shortest time for which a newcomer that may be a copy waits for the truncation behind it: a
@@ -96,11 +96,20 @@ impl Hub<'_> {
             }),
             false => life.look(),
         };
-        let is_truncated = matches!(look, Ok(Look::Replaced));
-        if is_truncated {
-            self.enqueue(source);
+        if !matches!(look, Ok(Look::Replaced)) {
+            return false;
         }
-        is_truncated
+        let is_unread = life.events.read_offset() == 0;
+        let has_turns = life.phase == Phase::Reading
+            && self.streams[stream].slot.is_some()
+            && self.under_way < self.config.batch.in_flight_max;
+        if is_unread && !has_turns {
+            // Its copies are files of their own then, and opened before they are gone.
+            life.note_head();
+            return false;
+        }
+        self.enqueue(source);
+        true
     }
 
     /// Holds a newcomer until it has not grown for a while.
@@ -228,33 +237,36 @@ impl Hub<'_> {
         let at = queue.iter().position(|queued| *queued == source);
         let place = at.map_or(Place::ByAge, |at| Place::At(at + 1));
         let begin = Begin { number, place, ..Begin::at(0) };
-        self.open_life(stream, name, original.begin_again(), begin);
-        self.find_what_came_between(stream);
+        let newcomer = self.open_life(stream, name, original.begin_again(), begin);
+        self.begin_after_a_scan(newcomer);
     }
 
     /// Tells until when the file at a stream's path is not begun: names beside it have changed
     /// since they were last looked at, and one of them may be a copy of what it held before.
     pub(super) fn waits_for_scan(&mut self, life: &mut Life, now: Instant) -> Option<Instant> {
-        let is_begun = life.events.read_offset() > 0 || life.rotated;
-        // One that is found and read at once was looked for just now.
-        if is_begun || now < life.grown_at + FRESH {
+        if life.events.read_offset() > 0 || life.rotated || self.is_stopping {
             return None;
         }
-        if life.scan_wanted == 0 && self.folders.have_changed(&life.name) {
+        // One that is found and read at once was looked for just now.
+        let is_fresh = now < life.grown_at + FRESH;
+        if life.scan_wanted == 0 && !is_fresh && self.folders.have_changed(&life.name) {
             life.scan_wanted = self.n_scans + 1;
         }
         if life.scan_wanted <= self.n_scans {
+            life.scan_wanted = 0;
             return None;
         }
         self.scan_soon();
         Some(self.scan_due)
     }
 
-    /// Looks for files that were written after what was read of a stream and before what its path
-    /// names now, such as copies of which the originals were never read: those go out first.
-    pub(super) fn find_what_came_between(&mut self, stream: usize) {
-        self.folders.look_again(&self.streams[stream].path.clone());
-        self.scan(false);
+    /// Has a life begin only after a look for files that were written before it, such as copies of
+    /// which the originals were never read: those go out first.
+    pub(super) fn begin_after_a_scan(&mut self, source: SourceId) {
+        let life = self.lives.get_mut(&source).expect("just opened");
+        life.scan_wanted = self.n_scans + 1;
+        self.folders.look_again(&life.name);
+        self.scan_soon();
     }
 
     /// Finds, at the start, files that were truncated behind a copy while the shipper was

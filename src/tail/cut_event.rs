@@ -152,7 +152,7 @@ impl Hub<'_> {
             if is_rest {
                 self.make_known(first, &start);
                 self.make_known(life, next);
-                let has_arrived = first.arrived.covers(&start) || life.arrived.covers(next);
+                let has_arrived = first.has_arrived(&start) || life.has_arrived(next);
                 if !has_arrived && first.events.has_room_for(next) {
                     return self.put_joined(first, &start, life, next, timestamp_ms, now);
                 }

@@ -22,7 +22,6 @@ use super::multiline::{EventBuffer, Limits};
 use super::open_files::is_exhausted;
 use super::policy::{Filter, Said};
 use super::registry::{Entry, StoredPath};
-use super::resume::Arrived;
 use super::{Content, Finished, Hub, Life, OpenBatch, Phase, Stream};
 use crate::config::{InputConfig, StartAt};
 use crate::kafka::record_batch::now_ms;
@@ -168,7 +167,13 @@ impl Hub<'_> {
                 self.find_restored_copies(stream, &found);
             }
             for found in found {
+                let is_in_place = found.is_in_place(&self.streams[stream].path);
+                let had_raced = self.has_raced;
                 self.add_file(stream, found, first);
+                if first && is_in_place && self.has_raced && !had_raced {
+                    // Without it the others cannot be told from its copies.
+                    break;
+                }
             }
         }
         self.note_absent(!scan.incomplete);
@@ -545,7 +550,7 @@ impl Hub<'_> {
             number: begin.number,
             file_id: begin.file_id,
             origin: None,
-            arrived: Arrived::default(),
+            arrived: None,
             doubtful_end: 0,
             at_end: false,
             successor_seen: false,
@@ -573,7 +578,7 @@ impl Hub<'_> {
             let Stream { path, input, .. } = &self.streams[stream];
             let path = path.as_os_str().as_bytes();
             life.origin = Some(Origin::new(&self.config.host, path, file_id, &input.fields));
-            life.arrived = self.arrivals.remove(file_id).unwrap_or_default();
+            life.arrived = self.arrivals.remove(file_id).map(Box::new);
         }
         match begin.place {
             Place::ByAge => self.queue_at(self.place_by_age(source), source),
@@ -631,7 +636,7 @@ impl Hub<'_> {
         life.seen_in_scan = old.seen_in_scan;
         life.rotated = old.rotated;
         self.forget_if_replaced(source);
-        self.find_what_came_between(stream);
+        self.begin_after_a_scan(newcomer);
     }
 
     /// Ends the account of a life that another took the place of, once no batch holds its ground.

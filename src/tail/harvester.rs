@@ -327,6 +327,7 @@ impl Harvester {
         let mut guarded = Guarded { bytes, last_bytes, head, read_offset, is_replaced: false };
         let n = events.read_from(&mut guarded)?;
         if guarded.is_replaced {
+            self.stat = self.stat_now()?;
             return Ok(None);
         }
         self.marks.note(events.fresh_bytes(n), events.read_offset());

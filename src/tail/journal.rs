@@ -569,6 +569,9 @@ impl State {
             }
         }
         self.batches.retain(|_, batch| !batch.is_settled);
+        for entry in self.entries.values_mut().chain(self.sources.values_mut()) {
+            entry.offset = entry.guard_end.take().unwrap_or(entry.offset);
+        }
     }
 
     /// The head of a journal repeats what is open, under the numbers of its own process.

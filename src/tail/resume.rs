@@ -64,10 +64,6 @@ impl Arrived {
         self.ranges.covers(event.start, event.end)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-    }
-
     /// Tells whether another event stands in the topic for the ground of this one.
     pub(super) fn has_another(&self, event: &Event, text: &[u8]) -> bool {
         let is_same = |arrived: &Option<u32>| arrived.is_none_or(|crc| crc == crc32c::crc32c(text));
@@ -101,10 +97,6 @@ impl Ranges {
 
     fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.0.iter().map(|(start, end)| (*start, *end))
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 
@@ -518,9 +510,10 @@ impl Hub<'_> {
             self.journal.passed(BatchId(self.next_batch), ground);
             self.next_batch += 1;
         }
-        life.arrived.events.extend(arrived.events);
+        let known = life.arrived.get_or_insert_default();
+        known.events.extend(arrived.events);
         for (start, end) in arrived.ranges.iter() {
-            life.arrived.ranges.insert(start, end);
+            known.ranges.insert(start, end);
             // Records of a life arrive in order: what is not there before one that is was there,
             // and is compacted or deleted, or was refused.
             life.doubtful_end = life.doubtful_end.max(end);
