@@ -49,6 +49,9 @@ const BY_NAME_SCANS: u64 = 64;
 
 /// Looks at the start, while files are renamed meanwhile.
 const RACES_MAX: usize = 20;
+/// Looks, at the start, for files that are not read to their ends: one amid a chain of renames may
+/// miss some, and younger ones would be read before them.
+const LOOKS_FOR_MISSING: usize = 3;
 
 /// Where and as what a life begins.
 pub(super) struct Begin {
@@ -91,11 +94,14 @@ impl Hub<'_> {
     pub(super) fn first_scan(&mut self, replay: &Replay) {
         // A file that is renamed while it is looked for is found by another look. What had been
         // sent of it must be known before anything of it is read.
-        for _ in 0..RACES_MAX {
+        for n_scans in 1..=RACES_MAX {
             self.has_raced = false;
             self.scan(true);
             let is_missing = |entry: &Entry| self.restored.life(entry).is_some();
-            if !self.has_raced && !replay.sources.values().any(is_missing) {
+            // Others may be gone for good.
+            let is_another_missing =
+                n_scans < LOOKS_FOR_MISSING && self.restored.iter().any(|entry| !entry.done);
+            if !self.has_raced && !is_another_missing && !replay.sources.values().any(is_missing) {
                 break;
             }
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::faults::Fault::{self, *};
 use crate::power;
-use crate::profiles::{Bout, Check, Result, Verdict, shuffle, three_logs};
+use crate::profiles::{Bout, Check, Result, Verdict, shuffle, shuffle_with, three_logs};
 
 struct Planted {
     number: &'static str,
@@ -19,9 +19,14 @@ struct Planted {
 
 enum Trial {
     Faults(&'static [Fault]),
+    /// The registry is written several times a second, so that it is hit.
+    OftenSaved(&'static [Fault]),
     PowerCuts,
 }
-use Trial::{Faults, PowerCuts};
+use Trial::{Faults, OftenSaved, PowerCuts};
+
+const SMALL_JOURNAL: &str = "[batch]\nbytes_max = \"64KB\"\ncount_max = 2\n\
+     [tail]\nrotate_grace = \"1s\"\nsave_interval = \"100ms\"\njournal_bytes_max = \"1KB\"\n";
 
 const DYING: &[Fault] = &[Kill, Restart, KillUnanswered, KillBoth, BrokerKill];
 const FILES: &[Fault] = &[Storm, Truncate, Regrow, DeleteBehind, ReuseInode, Kill];
@@ -47,7 +52,7 @@ const ALL: [Planted; 12] = [
         "a damaged registry counts as none",
         Faults(&[DamageRegistry]),
     ),
-    planted("P14", "TwoSteps", "the registry is replaced in two steps", Faults(&[Kill, Storm])),
+    planted("P14", "TwoSteps", "the registry is replaced in two steps", OftenSaved(&[Kill])),
     planted("P15", "CloseDeleted", "a deleted file is closed unread", Faults(&[DeleteBehind])),
 ];
 
@@ -93,6 +98,7 @@ pub fn run(bout: &Bout<'_>) -> Vec<Verdict> {
 fn find(bout: &Bout<'_>, trial: &Trial) -> Option<(Duration, String)> {
     let verdicts = match trial {
         Faults(deck) => vec![shuffle(bout, three_logs(), deck)],
+        OftenSaved(deck) => vec![shuffle_with(bout, three_logs(), deck, SMALL_JOURNAL)],
         PowerCuts => power::state_cuts(bout),
     };
     let mut took = Duration::ZERO;

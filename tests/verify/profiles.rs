@@ -198,7 +198,17 @@ fn busy(bout: &Bout<'_>) -> Vec<Verdict> {
 /// Goes through all faults in a random order, again and again until the time is over, and lets
 /// everything arrive after each round.
 pub fn shuffle(bout: &Bout<'_>, plans: Vec<Plan>, deck: &[Fault]) -> Verdict {
-    let setting = bout.setting(plans, SMALL_BATCHES);
+    shuffle_with(bout, plans, deck, SMALL_BATCHES)
+}
+
+/// As [`shuffle`], with more lines of the configuration.
+pub fn shuffle_with(
+    bout: &Bout<'_>,
+    plans: Vec<Plan>,
+    deck: &[Fault],
+    config: &'static str,
+) -> Verdict {
+    let setting = bout.setting(plans, config);
     let folder = bout.folder("");
     let _disk = deck.contains(&Fault::FullDisk).then(|| SmallDisk::mount(&folder.join("state")));
     let mut world = World::new(bout.broker, &folder, &setting);
