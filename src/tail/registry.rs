@@ -251,6 +251,8 @@ impl Registry {
         if planted::is(Bug::TwoSteps) {
             let half = entries.len() / 2;
             self.replace(&mut entries[..half], journal)?;
+            // Long enough for a run of minutes to hit it.
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
         let len = self.replace(entries, journal)?;
         self.generation += 1;
