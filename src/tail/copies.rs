@@ -8,7 +8,9 @@
 //!
 //! Equal heads alone make no copy, for many logs begin with the same banner. A copy is a file
 //! beside the original, under the name of a rotation, born after it, that holds its head and the
-//! bytes right before the read offset at their place. Anything else is a file of its own.
+//! bytes right before the read offset at their place, or, where it ends before that, others that
+//! were read. Of a file of which nothing was read the head alone is enough: whichever it is, it is
+//! read once, from its first byte. Anything else is a file of its own.
 
 use std::fs::File;
 use std::io;

@@ -26,7 +26,7 @@
 //! | the process or host ends by | known afterwards | repeats |
 //! |---|---|---|
 //! | kill, out of memory, panic, upgrade | everything | none: the broker tells what arrived |
-//! | power cut | up to the last fdatasync | none: what arrived since is read back from the topic |
+//! | power cut | up to the last fdatasync | none: what arrived since is read back from the topic, and held against the files, which may have lost it; one that lost more is read again |
 //! | full disk, then a kill | up to the last line that fitted | none: as after a power cut |
 //! | neither the broker nor the topic may be asked | the open batches | those, counted |
 //!
