@@ -27,7 +27,7 @@
 //! |---|---|---|
 //! | kill, out of memory, panic, upgrade | everything | none: the broker tells what arrived |
 //! | power cut | up to the last fdatasync | none: what arrived since is read back from the topic, and held against the files, which may have lost it; one that lost more is read again |
-//! | full disk, then a kill | up to the last line that fitted | none: as after a power cut |
+//! | full disk, then a kill | up to the last line that fitted | what came since in partitions that had no open batch by then; in the others none, for the leader knows more than the journal |
 //! | neither the broker nor the topic may be asked | the open batches | those, counted |
 //!
 //! Source: DESIGN 6.4; the broker's part of it is in [`crate::kafka`].
