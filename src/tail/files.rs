@@ -177,7 +177,8 @@ impl Hub<'_> {
                 let had_raced = self.has_raced;
                 self.add_file(stream, found, first);
                 if first && is_in_place && self.has_raced && !had_raced {
-                    // Without it the others cannot be told from its copies.
+                    // Without it the others cannot be told from its copies: all of them wait.
+                    self.folders.look_again(&self.streams[stream].path);
                     break;
                 }
             }
