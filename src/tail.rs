@@ -710,6 +710,7 @@ impl<'a> Hub<'a> {
     ) -> bool {
         let slot = self.streams[life.stream].slot.expect("only streams with a partition are read");
         let (mut n_events, mut n_lines, mut has_room) = (0, 0, true);
+        let journal = self.journal.number();
         let mut room = std::mem::take(&mut self.text);
         while let Some(event) = life.events.peek(&input.multiline) {
             if self.streams[life.stream].cut_event.is_some() {
@@ -731,11 +732,11 @@ impl<'a> Hub<'a> {
                 self.drop_nuls(life, slot, &event, now);
                 continue;
             }
-            self.make_known(life, &event);
+            self.make_known(life, &event, journal);
             if let Some(arrived) = &life.arrived
                 && arrived.has_another(&event, life.events.text(&event, &mut room))
             {
-                self.begin_other_content(life, &event);
+                self.begin_other_content(life, &event, journal);
             }
             if life.has_arrived(&event) {
                 if !self.pass_over(slot, life.source, &event, now) {
@@ -782,14 +783,14 @@ impl<'a> Hub<'a> {
         has_room
     }
 
-    /// Names a life by its first event, and tells the journal of it before a batch with its ground
-    /// is sealed, while it is out of its place.
-    fn make_known(&mut self, life: &mut Life, event: &multiline::Event) {
+    /// Names a life by its first event, and tells the journal of this number of it before a batch
+    /// with its ground is sealed, while it is out of its place.
+    fn make_known(&mut self, life: &mut Life, event: &multiline::Event, journal: u64) {
         if life.origin.is_none() {
             let content = life.events.content(event).to_vec();
             self.name_life(life, &content);
         }
-        self.journal_life(life, self.journal.number());
+        self.journal_life(life, journal);
     }
 
     /// Seals the open batch of a slot unless it takes a record of so many bytes; `false` if it
@@ -823,7 +824,7 @@ impl<'a> Hub<'a> {
 
     /// Gives a life another name from an event on, for another one stands in the topic for its
     /// ground: a power cut took that back, and the writer went on from there.
-    fn begin_other_content(&mut self, life: &mut Life, event: &multiline::Event) {
+    fn begin_other_content(&mut self, life: &mut Life, event: &multiline::Event, journal: u64) {
         log::warn!(
             "file went back: name={} offset={}: what was shipped of it behind this offset is not \
              in it any more, after a power cut; what it holds now is shipped, under another file_id",
@@ -833,7 +834,7 @@ impl<'a> Hub<'a> {
         life.number += 1;
         (life.file_id, life.origin, life.doubtful_end) = (None, None, 0);
         life.arrived = None;
-        self.make_known(life, event);
+        self.make_known(life, event, journal);
     }
 
     /// Gives a life its name, which follows from its first event.
@@ -1368,7 +1369,7 @@ impl Life {
         }
     }
 
-    /// Brings the head, and the guard of `offset`, up to date.
+    /// Brings the head, and the guard of `offset`, up to date; returns the offset to be remembered.
     ///
     /// An error in reading them leaves them as they were; the next save tries again, and a guard
     /// that does not fit its offset would only begin a new life.

@@ -150,8 +150,9 @@ impl Hub<'_> {
             life.source == cut.second && next.start == 0 && next.continued && !next.is_nuls;
         if let Some(start) = start {
             if is_rest {
-                self.make_known(first, &start);
-                self.make_known(life, next);
+                let journal = self.journal.number();
+                self.make_known(first, &start, journal);
+                self.make_known(life, next, journal);
                 let has_arrived = first.has_arrived(&start) || life.has_arrived(next);
                 if !has_arrived && first.events.has_room_for(next) {
                     return self.put_joined(first, &start, life, next, timestamp_ms, now);
