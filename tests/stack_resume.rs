@@ -357,6 +357,11 @@ fn they_come_once_if_the_power_failed_and_took_the_end_of_the_journal() {
 
 /// Makes the journals those of another boot, and cuts the last quarter of their lines off.
 fn cut_journals(state: &Path) {
+    reboot(state, |n_lines| n_lines - n_lines / 4);
+}
+
+/// Makes the journals those of another boot, with so many of their lines.
+fn reboot(state: &Path, n_kept: fn(usize) -> usize) {
     let files = fs::read_dir(state).expect("read").map(|file| file.expect("read").path());
     let is_journal = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("journal."))
@@ -368,7 +373,7 @@ fn cut_journals(state: &Path) {
         let text = fs::read_to_string(&path).expect("read");
         let lines: Vec<&str> = text.lines().collect();
         let mut cut = String::new();
-        for line in &lines[..lines.len() - lines.len() / 4] {
+        for line in &lines[..n_kept(lines.len())] {
             let (_, json) = line.split_once(' ').expect("a checksum and what it is of");
             let json = json.replace(boot_id.trim(), "another");
             cut += &format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes()));
@@ -488,6 +493,52 @@ fn an_event_that_a_rotation_cut_in_two_comes_whole_and_once() {
         assert_eq!(values, events, "{fate:?}: {}", tail.log());
         assert_eq!(records[1].number("rest_length"), records[2].number("offset"));
         assert_eq!(records[1].header("rest_file_id"), records[2].header("file_id"));
+    }
+}
+
+/// The log's file system has lost the end of what was shipped, and its writer goes on there.
+#[test]
+fn what_takes_the_place_of_lines_that_a_power_cut_took_back_is_shipped() {
+    let lines = |name: &str, range: std::ops::Range<usize>| -> String {
+        range.map(|n| format!("{name} {n:06}\n")).collect()
+    };
+    for brokers in Brokers::shared() {
+        let topic = make_topic(&brokers);
+        let folder = tempfile::tempdir().expect("a folder");
+        let (state, log) = (folder.path().join("state"), folder.path().join("logs/server.log"));
+        fs::create_dir(folder.path().join("logs")).expect("made");
+        let kafka = &brokers.cluster.bootstrap;
+        let config = configure(folder.path(), kafka, &topic, "multiline = { profile = \"none\" }");
+        let text = fs::read_to_string(&config).expect("there").replace("200ms", "10m");
+        fs::write(&config, text).expect("written");
+        let mut reader = TopicReader::new(kafka, &topic, 1);
+        fs::write(&log, lines("event", 0..2000)).expect("written");
+        let tail = Shipper::start("tail", &config);
+        reader.read(2000, PATIENCE);
+        let end = format!("\"end\":{}", lines("event", 0..2000).len());
+        let is_settled = || {
+            let journals = journals(&state);
+            let n = |what: &str| journals.matches(what).count();
+            (journals.contains(&end) && n("{\"sent\"") == n("{\"settled\"")).then_some(())
+        };
+        wait_for(PATIENCE, "settled batches", is_settled, || tail.log());
+        tail.kill();
+        reboot(&state, |n_lines| n_lines);
+        let file = fs::OpenOptions::new().write(true).open(&log).expect("there");
+        file.set_len(lines("event", 0..1500).len() as u64).expect("cut");
+        append(&log, &lines("other", 0..800));
+
+        let mut tail = Shipper::start("tail", &config);
+        reader.read(2800, PATIENCE);
+        tail.signal(rustix::process::Signal::TERM);
+        assert!(tail.wait(PATIENCE).success(), "{}", tail.log());
+        let records = reader.read_to_end(PATIENCE);
+        let values: String = records.iter().map(|record| record.text() + "\n").collect();
+        let expected = lines("event", 0..2000) + &lines("other", 0..800);
+        assert!(values == expected, "{} records: {}", records.len(), tail.log());
+        // Of one file and one offset there is one record.
+        assert_ne!(records[0].header("file_id"), records[2000].header("file_id"));
+        assert_eq!(records[1500].number("offset"), records[2000].number("offset"));
     }
 }
 
