@@ -52,12 +52,13 @@ fn expected(offsets: std::ops::Range<i64>, len: i64) -> Vec<Found> {
     let found = |at: i64| {
         let (batch, n) = (at / len, at % len);
         let number = (batch / 2 * len + n) as usize;
+        let value = &samples(number, 1)[0].value;
         (batch % 2 == 0).then(|| Found {
             file_id: "file-1".into(),
             offset: number as u64 * GROUND_LEN,
             length: GROUND_LEN,
             topic_offset: at,
-            value_crc32c: Some(crc32c::crc32c(&samples(number, 1)[0].value)),
+            value: Some((value.len(), crc32c::crc32c(value))),
         })
     };
     offsets.filter_map(found).collect()

@@ -47,8 +47,8 @@ pub struct Found {
     pub length: u64,
     /// Its offset in the partition.
     pub topic_offset: i64,
-    /// CRC-32C of its value; `None` where that holds the bytes of two files.
-    pub value_crc32c: Option<u32>,
+    /// Length and CRC-32C of its value; `None` where that holds the bytes of two files.
+    pub value: Option<(usize, u32)>,
 }
 
 /// What was read.
@@ -383,8 +383,8 @@ fn look_at(
     }
     if let (true, true, Some(offset), Some(length)) = (is_ours, has_file, offset, length) {
         (found.offset, found.length, found.topic_offset) = (offset, length, message.offset());
-        let crc32c = crc32c::crc32c(message.payload().unwrap_or_default());
-        found.value_crc32c = rest_file_id.is_none().then_some(crc32c);
+        let value = message.payload().unwrap_or_default();
+        found.value = rest_file_id.is_none().then(|| (value.len(), crc32c::crc32c(value)));
         outcome.n_found += 1;
         visit(found);
         if let (Some(file_id), Some(length)) = (rest_file_id, rest_length) {

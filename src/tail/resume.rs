@@ -55,8 +55,9 @@ pub(super) type Arrivals = HashMap<String, Arrived>;
 #[derive(Debug, Default, Clone)]
 pub(super) struct Arrived {
     ranges: Ranges,
-    /// Checksums of the events in it by their first bytes, where they must be compared.
-    events: HashMap<u64, Option<u32>>,
+    /// Lengths and checksums of the records in it by the first bytes of their ground, where they
+    /// must be compared.
+    records: HashMap<u64, Option<(usize, u32)>>,
 }
 
 impl Arrived {
@@ -64,12 +65,19 @@ impl Arrived {
         self.ranges.covers(event.start, event.end)
     }
 
-    /// Tells whether another event stands in the topic for the ground of this one.
+    /// Tells whether another event stands in the topic for the ground of this one. One that holds
+    /// the first lines of this one is the same: it had waited too long for the others.
     pub(super) fn has_another(&self, event: &Event, text: &[u8]) -> bool {
-        let is_same = |arrived: &Option<u32>| arrived.is_none_or(|crc| crc == crc32c::crc32c(text));
-        !self.events.is_empty()
+        let is_same = |record: &Option<(usize, u32)>| {
+            record.is_none_or(|(len, crc)| {
+                let is_line_end = matches!(text.get(len), None | Some(b'\r' | b'\n'));
+                let start = text.get(..len).filter(|_| is_line_end);
+                start.is_some_and(|start| crc32c::crc32c(start) == crc)
+            })
+        };
+        !self.records.is_empty()
             && self.ranges.covers(event.start, event.start + 1)
-            && !self.events.get(&event.start).is_some_and(is_same)
+            && !self.records.get(&event.start).is_some_and(is_same)
     }
 }
 
@@ -390,11 +398,11 @@ impl Hub<'_> {
                 false
             }
         };
-        for Found { file_id, offset, length, value_crc32c, .. } in found {
+        for Found { file_id, offset, length, value, .. } in found {
             let arrived = self.arrivals.entry(file_id).or_default();
             arrived.ranges.insert(offset, offset + length);
             if self.resume.is_rebooted {
-                arrived.events.insert(offset, value_crc32c);
+                arrived.records.insert(offset, value);
             }
         }
         let name_of = |life: &Life| life.file_id.clone().map(|file_id| (life.source, file_id));
@@ -505,13 +513,13 @@ impl Hub<'_> {
         let segment =
             |(start, end)| Segment { source, start, end, continued: false, rest_of: None };
         // What must be compared first is passed with what is read.
-        if arrived.events.is_empty() {
+        if arrived.records.is_empty() {
             let ground = arrived.ranges.iter().map(segment).collect();
             self.journal.passed(BatchId(self.next_batch), ground);
             self.next_batch += 1;
         }
         let known = life.arrived.get_or_insert_default();
-        known.events.extend(arrived.events);
+        known.records.extend(arrived.records);
         for (start, end) in arrived.ranges.iter() {
             known.ranges.insert(start, end);
             // Records of a life arrive in order: what is not there before one that is was there,
@@ -839,6 +847,34 @@ fn settle_absent(restored: &mut Restored, of: &Entry, start: u64, end: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_for_the_same_ground_is_told_apart_by_its_bytes() {
+        let mut arrived = Arrived::default();
+        for (offset, value) in [(0, Some(&b"one"[..])), (4, Some(b"two")), (8, None)] {
+            arrived.ranges.insert(offset, offset + 4);
+            arrived.records.insert(offset, value.map(|value| (3, crc32c::crc32c(value))));
+        }
+        let has_another = |text: &[u8], start: u64| {
+            let event = Event {
+                content: 0..text.len(),
+                start,
+                end: start + text.len() as u64 + 1,
+                n_lines: 1,
+                cut: 0,
+                continued: false,
+                partial: false,
+                is_nuls: false,
+                flushed: false,
+            };
+            arrived.has_another(&event, text)
+        };
+        assert!(!has_another(b"one", 0) && !has_another(b"one\n\tat a.b", 0));
+        assert!(has_another(b"ONE", 0) && has_another(b"on", 0) && has_another(b"one more", 0));
+        assert!(has_another(b"wo", 5), "amid another");
+        assert!(!has_another(b"any", 8), "of two files, it cannot be compared");
+        assert!(!has_another(b"new", 12), "behind all of them");
+    }
 
     #[test]
     fn ranges_that_meet_are_one() {
