@@ -438,6 +438,41 @@ enum Fate {
     Forgotten,
 }
 
+/// A topic of one partition, and what a tail needs to ship to it.
+struct Site {
+    logs: PathBuf,
+    state: PathBuf,
+    config: PathBuf,
+    reader: TopicReader,
+    _folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new(brokers: &Brokers, input: &str) -> Site {
+        let topic = make_topic(brokers);
+        let folder = tempfile::tempdir().expect("a folder");
+        let (logs, state) = (folder.path().join("logs"), folder.path().join("state"));
+        fs::create_dir(&logs).expect("made");
+        let kafka = &brokers.cluster.bootstrap;
+        let config = configure(folder.path(), kafka, &topic, input);
+        let reader = TopicReader::new(kafka, &topic, 1);
+        Site { logs, state, config, reader, _folder: folder }
+    }
+}
+
+/// Each line is an event.
+const LINES: &str = "multiline = { profile = \"none\" }";
+
+fn lines(name: &str, range: std::ops::Range<usize>) -> String {
+    range.map(|n| format!("{name} {n:06}\n")).collect()
+}
+
+fn change(config: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(config).expect("there");
+    assert!(text.contains(from), "{text}");
+    fs::write(config, text.replace(from, to)).expect("written");
+}
+
 /// Torture: 39, 42.
 #[test]
 fn an_event_that_a_rotation_cut_in_two_comes_whole_and_once() {
@@ -450,20 +485,16 @@ fn an_event_that_a_rotation_cut_in_two_comes_whole_and_once() {
     for (brokers, fate) in Brokers::shared().iter().flat_map(|brokers| {
         [Fate::Arrived, Fate::Lost, Fate::Forgotten].map(|fate| (brokers, fate))
     }) {
-        let topic = make_topic(brokers);
-        let folder = tempfile::tempdir().expect("a folder");
-        let log = folder.path().join("logs/server.log");
-        fs::create_dir(folder.path().join("logs")).expect("made");
-        let kafka = &brokers.cluster.bootstrap;
-        let config = configure(folder.path(), kafka, &topic, "event_timeout = \"3s\"");
-        let mut reader = TopicReader::new(kafka, &topic, 1);
+        let Site { logs, state, config, mut reader, _folder } =
+            Site::new(brokers, "event_timeout = \"3s\"");
+        let log = logs.join("server.log");
         fs::write(&log, parts[0]).expect("written");
         let tail = Shipper::start("tail", &config);
         reader.read(1, PATIENCE);
         brokers.all("pause");
         fs::rename(&log, log.with_extension("log.1")).expect("renamed");
         fs::write(&log, parts[1]).expect("written");
-        let is_sent = || journals(&folder.path().join("state")).contains("rest_of").then_some(());
+        let is_sent = || journals(&state).contains("rest_of").then_some(());
         wait_for(PATIENCE, "sent batch with both parts", is_sent, || tail.log());
         tail.kill();
         match fate {
@@ -474,14 +505,14 @@ fn an_event_that_a_rotation_cut_in_two_comes_whole_and_once() {
             }
             Fate::Forgotten => {
                 brokers.wake();
-                cut_journals(&folder.path().join("state"));
+                cut_journals(&state);
             }
         }
 
         let mut tail = Shipper::start("tail", &config);
         reader.read(3, PATIENCE);
         let is_settled = || {
-            let snapshot = registry::read(&folder.path().join("state"), "h1").ok()?.0?;
+            let snapshot = registry::read(&state, "h1").ok()?.0?;
             let offsets: u64 = snapshot.entries.iter().map(|entry| entry.offset).sum();
             (offsets == parts.concat().len() as u64).then_some(())
         };
@@ -499,19 +530,10 @@ fn an_event_that_a_rotation_cut_in_two_comes_whole_and_once() {
 /// The log's file system has lost the end of what was shipped, and its writer goes on there.
 #[test]
 fn what_takes_the_place_of_lines_that_a_power_cut_took_back_is_shipped() {
-    let lines = |name: &str, range: std::ops::Range<usize>| -> String {
-        range.map(|n| format!("{name} {n:06}\n")).collect()
-    };
     for brokers in Brokers::shared() {
-        let topic = make_topic(&brokers);
-        let folder = tempfile::tempdir().expect("a folder");
-        let (state, log) = (folder.path().join("state"), folder.path().join("logs/server.log"));
-        fs::create_dir(folder.path().join("logs")).expect("made");
-        let kafka = &brokers.cluster.bootstrap;
-        let config = configure(folder.path(), kafka, &topic, "multiline = { profile = \"none\" }");
-        let text = fs::read_to_string(&config).expect("there").replace("200ms", "10m");
-        fs::write(&config, text).expect("written");
-        let mut reader = TopicReader::new(kafka, &topic, 1);
+        let Site { logs, state, config, mut reader, _folder } = Site::new(&brokers, LINES);
+        let log = logs.join("server.log");
+        change(&config, "200ms", "10m");
         fs::write(&log, lines("event", 0..2000)).expect("written");
         let tail = Shipper::start("tail", &config);
         reader.read(2000, PATIENCE);
@@ -545,26 +567,16 @@ fn what_takes_the_place_of_lines_that_a_power_cut_took_back_is_shipped() {
 /// What goes to a partition before the batches that are sent again would take their place.
 #[test]
 fn a_log_of_which_nothing_was_under_way_waits_for_the_others_of_its_partition() {
-    let lines = |name: &str, range: std::ops::Range<usize>| -> String {
-        range.map(|n| format!("{name} {n:06}\n")).collect()
-    };
     for brokers in Brokers::shared() {
-        let topic = make_topic(&brokers);
-        let folder = tempfile::tempdir().expect("a folder");
-        let logs = folder.path().join("logs");
-        fs::create_dir(&logs).expect("made");
-        let kafka = &brokers.cluster.bootstrap;
-        let config = configure(folder.path(), kafka, &topic, "multiline = { profile = \"none\" }");
-        let text = fs::read_to_string(&config).expect("there").replace("server.log", "*.log");
-        fs::write(&config, text).expect("written");
-        let mut reader = TopicReader::new(kafka, &topic, 1);
+        let Site { logs, state, config, mut reader, _folder } = Site::new(&brokers, LINES);
+        change(&config, "server.log", "*.log");
         fs::write(logs.join("server.log"), lines("event", 0..1000)).expect("written");
         let tail = Shipper::start("tail", &config);
         reader.read(1000, PATIENCE);
         brokers.all("pause");
         append(&logs.join("server.log"), &lines("event", 1000..2000));
         let end = format!("\"end\":{}", lines("event", 0..2000).len());
-        let is_sent = || journals(&folder.path().join("state")).contains(&end).then_some(());
+        let is_sent = || journals(&state).contains(&end).then_some(());
         wait_for(PATIENCE, "sent batches", is_sent, || tail.log());
         tail.kill();
         fs::write(logs.join("other.log"), lines("other", 0..2000)).expect("written");
@@ -586,24 +598,17 @@ fn a_log_of_which_nothing_was_under_way_waits_for_the_others_of_its_partition() 
 /// The tail finds a file that holds, at the offset it was settled at, bytes of another one.
 #[test]
 fn what_is_copied_and_truncated_while_a_crash_is_resolved_comes_once() {
-    let lines = |range: std::ops::Range<usize>| -> String {
-        range.map(|n| format!("event {n:06}\n")).collect()
-    };
+    let lines = |range| lines("event", range);
     for brokers in Brokers::shared() {
-        let topic = make_topic(&brokers);
-        let folder = tempfile::tempdir().expect("a folder");
-        let log = folder.path().join("logs/server.log");
-        fs::create_dir(folder.path().join("logs")).expect("made");
-        let kafka = &brokers.cluster.bootstrap;
-        let config = configure(folder.path(), kafka, &topic, "multiline = { profile = \"none\" }");
-        let mut reader = TopicReader::new(kafka, &topic, 1);
+        let Site { logs, state, config, mut reader, _folder } = Site::new(&brokers, LINES);
+        let log = logs.join("server.log");
         fs::write(&log, lines(0..1000)).expect("written");
         let tail = Shipper::start("tail", &config);
         reader.read(1000, PATIENCE);
         brokers.all("pause");
         append(&log, &lines(1000..2000));
         let end = format!("\"end\":{}", lines(0..2000).len());
-        let is_sent = || journals(&folder.path().join("state")).contains(&end).then_some(());
+        let is_sent = || journals(&state).contains(&end).then_some(());
         wait_for(PATIENCE, "sent batches", is_sent, || tail.log());
         tail.kill();
 
