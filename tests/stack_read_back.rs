@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use common::client::{Cluster, producers_at};
+use common::client::{Cluster, producers_at, wait_for_fetches};
 use common::{GROUND_LEN, Sample, config, deliver, shipped};
 use crossbeam_channel::never;
 use log_shipper::config::Compression;
@@ -159,6 +159,7 @@ fn what_a_leader_lists_may_be_lost_with_it_and_a_resend_tells() {
         for (node, _) in &others {
             server.run(&["pause", node]);
         }
+        wait_for_fetches(&leader, &topic, 0, len as i64);
         assert_eq!(send(1), Err(TIMED_OUT), "appended, not replicated");
         assert_eq!(producers_at(&leader, &topic, 0), Ok(vec![(id.0, 0, 2 * len - 1)]));
         assert_eq!(send(1), Err(TIMED_OUT), "a repeat waits for the replicas, too");

@@ -12,11 +12,12 @@ use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     CreateAclsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeProducersRequest, InitProducerIdRequest, MetadataRequest, ProduceRequest,
+    DescribeProducersRequest, FetchRequest, InitProducerIdRequest, MetadataRequest, ProduceRequest,
     RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
@@ -30,6 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a broker is waited for that may be paused, where another one can answer, too.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a leader may leave a fetch unanswered that finds nothing, in milliseconds: four times
+/// what a follower asks for (`replica.fetch.wait.max.ms`, 500 by default).
+const FETCH_WAIT_MS: i32 = 2000;
 
 /// How long the leader waits for the other replicas.
 const REPLICATION_TIMEOUT_MS: i32 = 3000;
@@ -214,6 +219,26 @@ pub fn producers_at(address: &str, topic: &str, partition: i32) -> Result<Vec<Kn
     let mut known: Vec<KnownProducer> = known.collect();
     known.sort_unstable();
     Ok(known)
+}
+
+/// Waits until a leader has answered every fetch that its followers, paused by now, had sent:
+/// until it answers one that came later and may wait for longer, with nothing. What is appended
+/// from then on is not sent to them.
+pub fn wait_for_fetches(leader: &str, topic: &str, partition: i32, end: i64) {
+    let from = FetchPartition::default()
+        .with_partition(partition)
+        .with_fetch_offset(end)
+        .with_partition_max_bytes(1 << 20);
+    let from = FetchTopic::default().with_topic(name(topic)).with_partitions(vec![from]);
+    let request = FetchRequest::default()
+        .with_replica_id((-1).into())
+        .with_max_wait_ms(FETCH_WAIT_MS)
+        .with_min_bytes(1)
+        .with_topics(vec![from]);
+    let answer = ask(leader, &request, 11).expect("an answer");
+    let answer = &answer.responses[0].partitions[0];
+    let n_bytes = answer.records.as_ref().map_or(0, |records| records.len());
+    assert_eq!((answer.error_code, n_bytes), (0, 0), "{answer:?}");
 }
 
 fn metadata(topic: &str) -> MetadataRequest {
