@@ -17,6 +17,9 @@
 //! end      the process stopped with everything settled
 //! ```
 //!
+//! A line that cannot be written ends the journal: it is renamed to `journal.N.broken`, and a start
+//! that finds it knows that there is more in the topic than it tells.
+//!
 //! A new journal first repeats what is open, up to a line `carried`; one that ends before it was
 //! never in use. So a restart knows each batch that was sent and not settled, can build it again
 //! from its ground and send it as the same producer (`resume.rs`).
@@ -138,7 +141,7 @@ struct Open {
     file: Option<File>,
     /// Bytes of whole lines in it.
     len: u64,
-    /// A line is missing: only a new journal is whole again.
+    /// Lines are missing: only a new journal is whole again.
     broken: bool,
     /// Those that are not settled, and settled ones that a restart would not find by the offsets.
     batches: BTreeMap<BatchId, Known>,
@@ -292,7 +295,7 @@ impl Journal {
 
     /// Takes the journal for broken: what is on disk of it is not known.
     pub fn give_up(&self) {
-        self.open().broken = true;
+        self.open().break_off();
     }
 
     /// Notes that the process ends with everything settled.
@@ -303,9 +306,9 @@ impl Journal {
     /// Removes journals that the registry does not need any more.
     pub fn remove_before(&self, number: u64) {
         let folder = self.open().folder.clone();
-        for old in numbers(&folder).range(..number) {
+        for old in journals(&folder).range(..number).map(|(_, path)| path) {
             // One that stays is removed with the next save, and is not read at a start.
-            let _ = fs::remove_file(name(&folder, *old));
+            let _ = fs::remove_file(old);
         }
     }
 }
@@ -334,6 +337,10 @@ impl SendJournal for Journal {
 
 impl Open {
     fn begin(&mut self, files: Vec<(SourceId, Entry)>) -> io::Result<u64> {
+        self.write_new(files).inspect_err(|_| self.break_off())
+    }
+
+    fn write_new(&mut self, files: Vec<(SourceId, Entry)>) -> io::Result<u64> {
         let boot_id = boot_id();
         let mut head = Vec::new();
         put(&mut head, &Line::Begin { format: FORMAT, host: self.host.clone(), boot_id })?;
@@ -359,7 +366,6 @@ impl Open {
         put(&mut head, &Line::Carried)?;
         let number = self.number + 1;
         let path = name(&self.folder, number);
-        self.broken = true;
         // One of a number that was never in use: the rest of a try that failed.
         let mut file = OpenOptions::new()
             .append(true)
@@ -380,23 +386,36 @@ impl Open {
     }
 
     fn append(&mut self, line: &Line) {
-        let Some(file) = &mut self.file else { return };
+        let Some(file) = self.file.as_mut().filter(|_| !self.broken) else { return };
         self.buffer.clear();
         let written = put(&mut self.buffer, line).and_then(|()| file.write_all(&self.buffer));
         match written {
             Ok(()) => self.len += self.buffer.len() as u64,
             Err(error) => {
-                if !self.broken {
-                    log::error!(
-                        "cannot append to {}: {error}; shipping goes on, and after a crash it is \
-                         found out from the topic what had arrived",
-                        name(&self.folder, self.number).display()
-                    );
-                }
-                self.broken = true;
-                // Half a line would end what a restart can read.
-                let _ = file.set_len(self.len);
+                log::error!(
+                    "cannot append to {}: {error}; shipping goes on, and after a crash it is \
+                     found out from the topic what had arrived",
+                    name(&self.folder, self.number).display()
+                );
+                self.break_off();
             }
+        }
+    }
+
+    /// Ends the journal before its time. Nothing is appended any more: behind a gap in it, offsets
+    /// would lie that a restart must not read back from.
+    fn break_off(&mut self) {
+        self.broken = true;
+        let path = name(&self.folder, self.number);
+        match fs::rename(&path, broken(&path)) {
+            Ok(()) => {}
+            // It was before, or has not begun, or was taken away with its folder.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => log::warn!(
+                "cannot mark {} as broken: {error}; after a crash now, what was sent last is sent \
+                 again",
+                path.display()
+            ),
         }
     }
 }
@@ -415,13 +434,24 @@ fn name(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("journal.{number}"))
 }
 
-/// Returns the numbers of all journals that are there.
-fn numbers(folder: &Path) -> BTreeSet<u64> {
+/// Returns the name of a journal of which lines are missing.
+fn broken(name: &Path) -> PathBuf {
+    name.with_added_extension(BROKEN)
+}
+
+const BROKEN: &str = "broken";
+
+/// Returns all journals that are there, by number.
+fn journals(folder: &Path) -> BTreeMap<u64, PathBuf> {
     let Ok(files) = fs::read_dir(folder) else {
-        return BTreeSet::new();
+        return BTreeMap::new();
     };
-    let names = files.flatten().filter_map(|file| file.file_name().into_string().ok());
-    names.filter_map(|name| name.strip_prefix("journal.")?.parse().ok()).collect()
+    let paths = files.flatten().map(|file| file.path());
+    let number = |path: &Path| -> Option<u64> {
+        let name = path.file_name()?.to_str()?.strip_prefix("journal.")?;
+        name.strip_suffix(".broken").unwrap_or(name).parse().ok()
+    };
+    paths.filter_map(|path| Some((number(&path)?, path))).collect()
 }
 
 /// Changes with each start of the host; empty where the kernel does not say.
@@ -429,12 +459,16 @@ fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
 }
 
+fn last(journals: &BTreeMap<u64, PathBuf>) -> u64 {
+    journals.last_key_value().map_or(0, |(number, _)| *number)
+}
+
 /// Begins a journal that tells of nothing, for a registry that is to count alone; returns its
 /// number.
 ///
 /// Errors: the disk's.
 pub fn begin_anew(folder: &Path, host: &str) -> io::Result<u64> {
-    let last = numbers(folder).last().copied().unwrap_or(0);
+    let last = last(&journals(folder));
     let journal = Journal::new(folder, host, last);
     let number = journal.begin(Vec::new())?;
     journal.end();
@@ -446,7 +480,8 @@ pub fn begin_anew(folder: &Path, host: &str) -> io::Result<u64> {
 /// Errors: the disk's; another file, or none, is where the journal was.
 pub fn sync(file: &File, path: &Path) -> io::Result<()> {
     file.sync_data()?;
-    let (ours, there) = (file.metadata()?, fs::metadata(path)?);
+    let there = fs::metadata(path).or_else(|_| fs::metadata(broken(path)))?;
+    let ours = file.metadata()?;
     if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
         return Err(io::Error::other("the state directory is not the one it was"));
     }
@@ -486,13 +521,13 @@ pub struct ReplayedBatch {
 /// Reading ends at the first line that is not whole: it was being written when the process or the
 /// host ended. A journal of another host is left alone.
 pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -> Replay {
-    let there = numbers(folder);
-    let mut replay = Replay { last: there.last().copied().unwrap_or(0), ..Replay::default() };
+    let there = journals(folder);
+    let mut replay = Replay { last: last(&there), ..Replay::default() };
     let mut state = State::new(std::mem::take(entries));
     let mut was_ended = first == 0;
-    let mut boot = None;
-    for number in there.range(first.max(1)..) {
-        let bytes = fs::read(name(folder, *number)).unwrap_or_default();
+    let (mut boot, mut has_gap) = (None, false);
+    for path in there.range(first.max(1)..).map(|(_, path)| path) {
+        let bytes = fs::read(path).unwrap_or_default();
         let lines: Vec<Line> = lines(&bytes).collect();
         let Some(Line::Begin { format: FORMAT, host: of, boot_id }) = lines.first() else {
             continue;
@@ -501,13 +536,14 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
             continue;
         }
         boot = Some(boot_id.clone());
+        has_gap |= path.extension().is_some_and(|extension| extension == BROKEN);
         was_ended = matches!(lines.last(), Some(Line::End));
         state.begin();
         lines.into_iter().for_each(|line| state.take(line));
     }
-    let is_missing = first > 0 && !there.contains(&first);
+    let is_missing = first > 0 && !there.contains_key(&first);
     replay.is_rebooted = !was_ended && boot.is_some_and(|boot| boot != boot_id());
-    replay.is_incomplete = replay.is_rebooted || is_missing;
+    replay.is_incomplete = replay.is_rebooted || is_missing || has_gap;
     if replay.is_rebooted {
         state.go_back();
     }
@@ -894,6 +930,30 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         assert!(replayed(folder.path(), 1).0.is_incomplete, "it is gone");
         assert!(!replayed(folder.path(), 0).0.is_incomplete, "there never was one");
+    }
+
+    #[test]
+    fn a_broken_journal_takes_no_more_and_is_known_as_such_until_the_registry_needs_it_no_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = begun(folder.path());
+        send(&mut journal, 0, 0, &[ground(0, 100, 200)]);
+        journal.settled(BatchId(0), Some(10));
+        journal.give_up();
+        send(&mut journal, 1, 10, &[ground(0, 200, 300)]);
+        journal.settled(BatchId(1), Some(20));
+        assert!(journal.is_broken());
+        let check = |first, is_incomplete, offset, next_offset| {
+            let (replay, entries) = replayed(folder.path(), first);
+            assert_eq!(replay.is_incomplete, is_incomplete, "from {first}");
+            assert_eq!(entries[0].offset, offset, "from {first}");
+            assert_eq!(replay.next_offsets[&(TOPIC.to_string(), 0)], next_offset, "from {first}");
+        };
+        check(1, true, 200, 10);
+        assert_eq!(journal.begin(vec![(SourceId(0), entry(1, 300))]).expect("begun"), 2);
+        check(1, true, 300, 20);
+        check(2, false, 300, 20);
+        journal.remove_before(2);
+        assert_eq!(journals(folder.path()).into_keys().collect::<Vec<_>>(), [2]);
     }
 
     #[test]

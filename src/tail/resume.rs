@@ -180,8 +180,8 @@ impl Hub<'_> {
         self.resume.is_rebooted = is_rebooted;
         if is_incomplete {
             log::warn!(
-                "the host was started again, or the journal is gone: what was sent last is read \
-                 back from the topic"
+                "the host was started again, or the journal is gone or broken: what was sent last \
+                 is read back from the topic"
             );
         }
         let n_open = batches.iter().filter(|batch| !batch.is_settled).count();
