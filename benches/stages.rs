@@ -330,6 +330,7 @@ fn known_file(n: u64) -> Entry {
         offset: 5_000_000_000 + n,
         guard: Checksum::of(&n.to_le_bytes()),
         guard_end: None,
+        waymarks: Vec::new(),
         gzipped: false,
         spent: false,
         done: n.is_multiple_of(2),

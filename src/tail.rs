@@ -34,6 +34,7 @@ mod restored;
 mod resume;
 mod throttle;
 pub mod trace;
+mod waymarks;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs;
@@ -70,13 +71,18 @@ use journal::{Journal, Segment, SentBatch};
 use multiline::EventBuffer;
 use policy::{Filter, Said};
 use registry::trouble::SaveTrouble;
-use registry::{Entry, Registry, Save, Saved, Saver};
+use registry::{Entry, Registry, Save, Saved, Saver, Waymark};
 use restored::Restored;
 use resume::{Arrivals, Arrived, Resume};
 use throttle::Throttle;
+use waymarks::Waymarks;
 
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
 const TURN_BYTES: usize = 1024 * 1024;
+
+/// Bytes that should be free where the state is: many times what the journal grows by between two
+/// saves.
+const STATE_ROOM: u64 = 256 * 1024;
 
 /// Reads files and ships them until `stop` has a message or is disconnected, then drains.
 ///
@@ -267,6 +273,7 @@ struct Life {
     /// The offset that `guard` guards.
     saved_offset: Option<u64>,
     guard: Checksum,
+    waymarks: Waymarks,
     /// When it was found, and when its offset was last seen to have moved, in milliseconds since
     /// 1970.
     first_seen_ms: i64,
@@ -598,6 +605,11 @@ impl<'a> Hub<'a> {
                     Look::Replaced => return Ok(Turn::Truncated { n_unread: 0 }),
                 }
             }
+            if life.has_lost_its_end() {
+                begin_other_content(life, life.events.event_offset());
+                // At once: what follows must not get the names of what stands in the topic.
+                self.journal_life(life, self.journal.number());
+            }
             match self.at_end(life, &input, now) {
                 Some(turn) => return Ok(turn),
                 None => continue,
@@ -736,7 +748,8 @@ impl<'a> Hub<'a> {
             if let Some(arrived) = &life.arrived
                 && arrived.has_another(&event, life.events.text(&event, &mut room))
             {
-                self.begin_other_content(life, &event, journal);
+                begin_other_content(life, event.start);
+                self.make_known(life, &event, journal);
             }
             if life.has_arrived(&event) {
                 if !self.pass_over(slot, life.source, &event, now) {
@@ -820,21 +833,6 @@ impl<'a> Hub<'a> {
         self.counters.bytes_found.add(event.end - event.start);
         self.counters.records_found.add(1);
         true
-    }
-
-    /// Gives a life another name from an event on, for another one stands in the topic for its
-    /// ground: a power cut took that back, and the writer went on from there.
-    fn begin_other_content(&mut self, life: &mut Life, event: &multiline::Event, journal: u64) {
-        log::warn!(
-            "file went back: name={} offset={}: what was shipped of it behind this offset is not \
-             in it any more, after a power cut; what it holds now is shipped, under another file_id",
-            life.name.display(),
-            event.start
-        );
-        life.number += 1;
-        (life.file_id, life.origin, life.doubtful_end) = (None, None, 0);
-        life.arrived = None;
-        self.make_known(life, event, journal);
     }
 
     /// Gives a life its name, which follows from its first event.
@@ -932,9 +930,19 @@ impl<'a> Hub<'a> {
         if life.journal != journal {
             life.journal = journal;
             let offset = self.ledger.settled(life.source).expect("open while the life is");
-            let entry = life.entry(&self.streams[life.stream].path, offset);
+            let entry = self.entry(life, offset);
             self.journal.file_changed(Some(life.source), entry);
         }
+    }
+
+    /// Returns what is to be remembered of a life, with `offset` as the end of settled ground.
+    fn entry(&self, life: &mut Life, offset: u64) -> Entry {
+        let stream = &self.streams[life.stream];
+        let open = stream.slot.map(|slot| &self.open[slot]);
+        life.entry(&stream.path, offset, || {
+            let OpenBatch { topic, partition, .. } = open?;
+            Some((*partition, self.journal.next_offset_of(topic, *partition)))
+        })
     }
 
     fn tell_of_feedback(&self, news: News, spans: &[Span]) {
@@ -1154,9 +1162,20 @@ impl<'a> Hub<'a> {
             0 => 0,
             bytes_max => bytes_max.max(2 * self.registry_len),
         };
-        let is_snapshot = self.journal.is_broken() || self.journal.len() > journal_max;
+        let len = self.journal.len();
+        let is_snapshot = self.journal.is_broken()
+            || len > journal_max
+            || (len > self.registry_len && self.room_is_low());
         let save = if is_snapshot { self.snapshot() } else { self.save_changes() };
         self.save(save);
+    }
+
+    /// Tells whether the journal, which needs to be there until the registry is written anew, may
+    /// soon leave no room for that.
+    fn room_is_low(&self) -> bool {
+        let room = rustix::fs::statvfs(&self.config.state_dir);
+        let needed = STATE_ROOM.max(4 * self.registry_len);
+        room.is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < needed)
     }
 
     /// Notes that what is to be remembered of a life is not what was last saved.
@@ -1175,14 +1194,16 @@ impl<'a> Hub<'a> {
         self.changed.clear();
         let open = self.journal.sources();
         let (mut entries, mut files) = (Vec::new(), Vec::new());
-        for life in self.lives.values_mut() {
+        let mut lives = std::mem::take(&mut self.lives);
+        for life in lives.values_mut() {
             let offset = self.ledger.settled(life.source).expect("open while the life is");
-            let entry = life.entry(&self.streams[life.stream].path, offset);
+            let entry = self.entry(life, offset);
             if open.contains(&life.source) {
                 files.push((life.source, entry.clone()));
             }
             entries.push(entry);
         }
+        self.lives = lives;
         let finished = self.finished.values().map(|finished| &finished.entry);
         entries.extend(finished.chain(self.restored.iter()).cloned());
         let known: Vec<SourceId> = files.iter().map(|(source, _)| *source).collect();
@@ -1199,13 +1220,13 @@ impl<'a> Hub<'a> {
 
     fn save_changes(&mut self) -> Save {
         for source in std::mem::take(&mut self.changed) {
-            let Some(life) = self.lives.get_mut(&source) else {
+            let Some(mut life) = self.lives.remove(&source) else {
                 continue;
             };
-            let offset = self.ledger.settled(source).expect("open while the life is");
-            let entry = life.entry(&self.streams[life.stream].path, offset);
-            life.journal = self.journal.number();
-            self.journal.file_changed(Some(source), entry);
+            // Also if the journal knows it: as it was.
+            life.journal = 0;
+            self.journal_life(&mut life, self.journal.number());
+            self.lives.insert(source, life);
         }
         match self.journal.file() {
             Ok((file, path)) => Save::Journal(file, path),
@@ -1320,6 +1341,13 @@ impl Life {
     }
 
     /// Tells whether an event stands in the topic already.
+    /// Tells whether behind all that is in the file something stands in the topic for its ground.
+    fn has_lost_its_end(&self) -> bool {
+        let is_between_events = !self.events.has_open() && !self.events.has_partial();
+        let arrived = self.arrived.as_ref().filter(|_| is_between_events);
+        arrived.is_some_and(|arrived| arrived.has_more_behind(self.events.event_offset()))
+    }
+
     fn has_arrived(&self, event: &multiline::Event) -> bool {
         self.arrived.as_ref().is_some_and(|arrived| arrived.covers(event))
     }
@@ -1402,11 +1430,25 @@ impl Life {
     }
 
     /// Returns what is to be remembered, with `offset` as the end of settled ground.
-    fn entry(&mut self, path: &Path, offset: u64) -> Entry {
+    ///
+    /// `partition`: where its records go, and the offset behind our last one there.
+    fn entry(
+        &mut self,
+        path: &Path,
+        offset: u64,
+        partition: impl FnOnce() -> Option<(i32, i64)>,
+    ) -> Entry {
         let offset = offset + u64::from(planted::is(Bug::OneByteMore));
         let offset = self.note_checksums(offset);
         // Where the file cannot be read, or was overwritten, the guard is an older one.
         let saved_offset = self.saved_offset.unwrap_or(0);
+        if self.saved_offset == Some(offset) && !self.harvester.is_gzipped() {
+            let guard = self.guard;
+            self.waymarks.note(Instant::now(), || {
+                let (partition, next_offset) = partition()?;
+                Some(Waymark { offset, guard, partition, next_offset })
+            });
+        }
         let stat = self.harvester.stat();
         Entry {
             path: path.into(),
@@ -1420,6 +1462,7 @@ impl Life {
             offset,
             guard: self.guard,
             guard_end: (saved_offset != offset).then_some(saved_offset),
+            waymarks: self.waymarks.to_vec(),
             done: false,
             size: stat.size,
             spent: self.content == Content::Spent,
@@ -1429,6 +1472,20 @@ impl Life {
             missed_since_ms: None,
         }
     }
+}
+
+/// Gives a life another name from an offset on, for what stands in the topic for its ground behind
+/// that is not in it: a power cut took that back, and the writer goes on from there.
+fn begin_other_content(life: &mut Life, offset: u64) {
+    log::warn!(
+        "file went back: name={} offset={offset}: what was shipped of it behind this offset is not \
+         in it any more, after a power cut; what follows is shipped under another file_id",
+        life.name.display()
+    );
+    life.number += 1;
+    (life.file_id, life.origin, life.doubtful_end) = (None, None, 0);
+    (life.arrived, life.journal) = (None, 0);
+    life.waymarks = Waymarks::default();
 }
 
 impl OpenBatch {

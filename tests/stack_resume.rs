@@ -564,6 +564,53 @@ fn what_takes_the_place_of_lines_that_a_power_cut_took_back_is_shipped() {
     }
 }
 
+/// A log that was saved as settled up to its end is shorter than that, and its writer goes on before
+/// or after the tail has found it so.
+#[test]
+fn a_log_that_a_power_cut_made_shorter_goes_on_where_it_ends_now() {
+    let cases = [(1500, true), (1500, false), (0, true), (0, false)];
+    for (brokers, (n_kept, is_late)) in
+        Brokers::shared().iter().flat_map(|brokers| cases.map(|case| (brokers, case)))
+    {
+        let Site { logs, state, config, mut reader, _folder } = Site::new(brokers, LINES);
+        let log = logs.join("server.log");
+        let len = lines("event", 0..2000).len() as u64;
+        fs::write(&log, lines("event", 0..1000)).expect("written");
+        let tail = Shipper::start("tail", &config);
+        reader.read(1000, PATIENCE);
+        append(&log, &lines("event", 1000..2000));
+        let is_saved = || {
+            let entries = registry::read(&state, "h1").ok()?.0?.entries;
+            entries.iter().any(|e| e.offset == len && e.guard_end.is_none()).then_some(())
+        };
+        wait_for(PATIENCE, "saved offset", is_saved, || tail.log());
+        tail.kill();
+        reboot(&state, |n_lines| n_lines);
+        let file = fs::OpenOptions::new().write(true).open(&log).expect("there");
+        file.set_len(lines("event", 0..n_kept).len() as u64).expect("cut");
+        let other = lines("other", 0..3000);
+        if !is_late {
+            append(&log, &other);
+        }
+        let mut tail = Shipper::start("tail", &config);
+        tail.wait_for_log("a power cut took its end", PATIENCE);
+        if is_late {
+            tail.wait_for_log("what follows is shipped under another file_id", PATIENCE);
+            append(&log, &other);
+        }
+        reader.read(5000, PATIENCE);
+        tail.signal(rustix::process::Signal::TERM);
+        assert!(tail.wait(PATIENCE).success(), "{}", tail.log());
+        let records = reader.read_to_end(PATIENCE);
+        let values: String = records.iter().map(|record| record.text() + "\n").collect();
+        let expected = lines("event", 0..2000) + &other;
+        assert!(values == expected, "{} records: {}", records.len(), tail.log());
+        // Of one file and one offset there is one record.
+        assert_ne!(records[0].header("file_id"), records[2000].header("file_id"));
+        assert_eq!(records[n_kept].number("offset"), records[2000].number("offset"));
+    }
+}
+
 /// What goes to a partition before the batches that are sent again would take their place.
 #[test]
 fn a_log_of_which_nothing_was_under_way_waits_for_the_others_of_its_partition() {

@@ -434,6 +434,7 @@ mod tests {
             offset,
             guard: Checksum::default(),
             guard_end: None,
+            waymarks: Vec::new(),
             done,
             size: offset,
             gzipped: false,

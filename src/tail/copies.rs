@@ -311,6 +311,7 @@ impl Hub<'_> {
             offset: 0,
             guard: Checksum::default(),
             guard_end: None,
+            waymarks: Vec::new(),
             done: false,
             gzipped: false,
             spent: false,

@@ -21,7 +21,8 @@ use super::journal::Replay;
 use super::multiline::{EventBuffer, Limits};
 use super::open_files::is_exhausted;
 use super::policy::{Filter, Said};
-use super::registry::{Entry, StoredPath};
+use super::registry::{Entry, StoredPath, Waymark};
+use super::waymarks::{self, Waymarks};
 use super::{Content, Finished, Hub, Life, OpenBatch, Phase, Stream};
 use crate::config::{InputConfig, StartAt};
 use crate::kafka::record_batch::now_ms;
@@ -63,6 +64,7 @@ pub(super) struct Begin {
     /// A symbolic link leads to it.
     pub(super) is_linked: bool,
     pub(super) place: Place,
+    pub(super) waymarks: Waymarks,
 }
 
 /// When a life has its turn.
@@ -86,12 +88,14 @@ impl Begin {
             first_seen_ms,
             is_linked: false,
             place: Place::ByAge,
+            waymarks: Waymarks::default(),
         }
     }
 }
 
 impl Hub<'_> {
     pub(super) fn first_scan(&mut self, replay: &Replay) {
+        self.resume.is_rebooted = replay.is_rebooted;
         // A file that is renamed while it is looked for is found by another look. What had been
         // sent of it must be known before anything of it is read.
         for n_scans in 1..=RACES_MAX {
@@ -397,6 +401,10 @@ impl Hub<'_> {
             self.restored.extend(known);
             return self.come_back_to(stream, &found);
         }
+        let identity = match (identity, read) {
+            (Ok(Identity::NewLife), Some(entry)) if first => self.cut_at(entry, &file, &stat),
+            (identity, _) => identity,
+        };
         if is_new {
             match self.moved_from(&found, &file) {
                 Some(Moved::Finished(entry)) => return self.remember_found(*entry, &found),
@@ -422,6 +430,27 @@ impl Hub<'_> {
                     first_seen_ms: entry.first_seen_ms,
                     is_linked: found.link.is_some(),
                     place: if is_late { Place::Late } else { Place::ByAge },
+                    waymarks: Waymarks::up_to(entry.waymarks, entry.offset),
+                }
+            }
+            (Ok(Identity::Cut(place)), Some(entry)) => {
+                log::warn!(
+                    "file went back: name={} offset={} size={}: a power cut took its end; reading \
+                     it from offset {}, and comparing it with the topic",
+                    found.path.display(),
+                    entry.offset,
+                    stat.size,
+                    place.offset
+                );
+                let topic = Arc::clone(&self.streams[stream].topic);
+                self.resume.read_back_from(&topic, place.partition, place.next_offset);
+                Begin {
+                    number: entry.life,
+                    file_id: entry.file_id,
+                    first_seen_ms: entry.first_seen_ms,
+                    is_linked: found.link.is_some(),
+                    waymarks: Waymarks::up_to(entry.waymarks, place.offset),
+                    ..Begin::at(place.offset)
                 }
             }
             (Ok(Identity::NewLife), Some(entry)) => {
@@ -453,6 +482,17 @@ impl Hub<'_> {
         }
         let harvester = Harvester::new(&self.open_files, file, stat, begin.offset);
         self.open_life(stream, found.path, harvester, begin);
+    }
+
+    /// Tells a file of which a power cut took the end from one that was truncated or overwritten.
+    fn cut_at(&self, entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
+        // What was read of it long before the cut was on the disk.
+        let is_recent = entry.last_seen_ms + waymarks::RECENT_MS >= self.restored.last_seen_ms();
+        let place = match self.resume.is_rebooted && is_recent {
+            true => waymarks::last_in(entry, file, stat)?,
+            false => None,
+        };
+        Ok(place.map_or(Identity::NewLife, Identity::Cut))
     }
 
     /// Has a file that cannot be read yet looked at again by the next scan.
@@ -572,6 +612,7 @@ impl Hub<'_> {
             scan_wanted: 0,
             saved_offset: None,
             guard: Checksum::default(),
+            waymarks: begin.waymarks,
             first_seen_ms: begin.first_seen_ms,
             last_seen_ms: begin.first_seen_ms,
             journal: 0,
@@ -773,7 +814,7 @@ impl Hub<'_> {
         log::info!("file finished: name={} offset={offset}", life.name.display());
         let stat = life.stat_now().unwrap_or(*life.harvester.stat());
         if !life.gone {
-            let mut entry = life.entry(&self.streams[life.stream].path, offset);
+            let mut entry = self.entry(&mut life, offset);
             entry.done = true;
             entry.mtime_ns = stat.mtime_ns;
             let is_matched = life.seen_in_scan == self.n_scans;
@@ -850,6 +891,8 @@ pub(super) fn input_for(inputs: &[InputConfig], path: &Path) -> Option<usize> {
 #[derive(Debug, PartialEq, Eq)]
 enum Identity {
     Same,
+    /// Without its end, but whole up to a place.
+    Cut(Waymark),
     NewLife,
     Other,
 }

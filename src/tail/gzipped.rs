@@ -19,6 +19,7 @@ use super::folders::ns_of;
 use super::gzip::{Problem, Survey};
 use super::harvester::Harvester;
 use super::registry::{Entry, StoredPath};
+use super::waymarks::Waymarks;
 use super::{Hub, discover, gzip};
 use crate::config::StartAt;
 
@@ -222,6 +223,7 @@ impl Hub<'_> {
             first_seen_ms: entry.first_seen_ms,
             is_linked: false,
             place: if entry.done { Place::Late } else { Place::ByAge },
+            waymarks: Waymarks::default(),
         };
         self.open_gzipped(stream, found, file, entry.head, begin);
     }
@@ -357,6 +359,7 @@ pub(super) fn gzipped_entry(entry: Entry, found: &Found, survey: &Survey) -> Ent
         head: survey.head.checksum(),
         guard: Checksum::default(),
         guard_end: None,
+        waymarks: Vec::new(),
         done: entry.done && entry.offset == survey.len,
         size: found.stat.size,
         gzipped: true,

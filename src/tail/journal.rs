@@ -293,6 +293,11 @@ impl Journal {
         self.open().next_offsets.insert((topic.into(), partition), offset);
     }
 
+    /// Returns the offset behind our last record in a partition, -1 where none is known.
+    pub fn next_offset_of(&self, topic: &str, partition: i32) -> i64 {
+        self.open().next_offsets.get(&(topic.into(), partition)).copied().unwrap_or(-1)
+    }
+
     /// Takes the journal for broken: what is on disk of it is not known.
     pub fn give_up(&self) {
         self.open().break_off();
@@ -436,7 +441,9 @@ fn name(folder: &Path, number: u64) -> PathBuf {
 
 /// Returns the name of a journal of which lines are missing.
 fn broken(name: &Path) -> PathBuf {
-    name.with_added_extension(BROKEN)
+    let mut broken = name.as_os_str().to_owned();
+    broken.push(format!(".{BROKEN}"));
+    broken.into()
 }
 
 const BROKEN: &str = "broken";
@@ -730,6 +737,7 @@ mod tests {
             offset,
             guard: Checksum::of(b"guard"),
             guard_end: None,
+            waymarks: Vec::new(),
             done: false,
             gzipped: false,
             spent: false,

@@ -78,6 +78,9 @@ pub struct Entry {
     /// settled, but not what its bytes are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard_end: Option<u64>,
+    /// Places before `offset`, oldest first: a power cut may take the end of a file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waymarks: Vec<Waymark>,
     /// It is a copy that ends before what was read of the original: nothing of it is to be read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spent: bool,
@@ -116,6 +119,7 @@ impl Entry {
             offset: 0,
             guard: Checksum::default(),
             guard_end: None,
+            waymarks: Vec::new(),
             done: false,
             size: stat.size,
             gzipped: false,
@@ -149,6 +153,20 @@ impl Entry {
         let is_fresh = self.life == 0 && self.file_id.is_none() && !self.done && !self.gzipped;
         is_fresh && self.offset == 0 && self.head.len == 0
     }
+}
+
+/// How far a file, and its partition, had come some time ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waymark {
+    /// Everything before was settled.
+    pub offset: u64,
+    /// The bytes right before `offset`.
+    pub guard: Checksum,
+    /// Where the records of the file went.
+    pub partition: i32,
+    /// The offset behind our last record there, -1 if none was known: what lies behind `offset`
+    /// in the file lies behind this in the partition.
+    pub next_offset: i64,
 }
 
 /// A path as it stands in JSON: text, or bytes where it is not UTF-8.
@@ -548,6 +566,7 @@ mod tests {
             offset,
             guard: Checksum::of(b"guard"),
             guard_end: None,
+            waymarks: Vec::new(),
             done: false,
             size: offset,
             gzipped: false,

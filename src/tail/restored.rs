@@ -15,12 +15,14 @@ pub(super) struct Restored {
     /// Of each stream that the registry knew at the start, the last write up to which its lives
     /// were read, or left out.
     read_mtime_ns: HashMap<PathBuf, i64>,
+    last_seen_ms: i64,
 }
 
 impl Restored {
     pub(super) fn new(entries: Vec<Entry>) -> Restored {
         let read_mtime_ns = read_mtime_ns(&entries);
-        let mut restored = Restored { by_ino: HashMap::new(), read_mtime_ns };
+        let last_seen_ms = entries.iter().map(|entry| entry.last_seen_ms).max().unwrap_or(0);
+        let mut restored = Restored { by_ino: HashMap::new(), read_mtime_ns, last_seen_ms };
         restored.extend(entries);
         restored
     }
@@ -74,6 +76,12 @@ impl Restored {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.by_ino.values_mut().flatten()
+    }
+
+    /// Returns when the offset of any life last moved, as the registry said at the start, in
+    /// milliseconds since 1970.
+    pub(super) fn last_seen_ms(&self) -> i64 {
+        self.last_seen_ms
     }
 
     /// Returns the streams that the registry knew at the start.

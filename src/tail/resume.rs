@@ -61,8 +61,20 @@ pub(super) struct Arrived {
 }
 
 impl Arrived {
+    fn take(&mut self, other: Arrived) {
+        other.ranges.iter().for_each(|(start, end)| self.ranges.insert(start, end));
+        self.records.extend(other.records);
+    }
+
     pub(super) fn covers(&self, event: &Event) -> bool {
         self.ranges.covers(event.start, event.end)
+    }
+
+    /// Tells whether something that must be compared stands in the topic for ground that ends
+    /// behind an offset.
+    pub(super) fn has_more_behind(&self, offset: u64) -> bool {
+        !self.records.is_empty()
+            && self.ranges.iter().next_back().is_some_and(|(_, end)| end > offset)
     }
 
     /// Tells whether another event stands in the topic for the ground of this one. One that holds
@@ -103,7 +115,7 @@ impl Ranges {
         self.0.range(..=start).next_back().is_some_and(|(_, covered)| end <= *covered)
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+    fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> {
         self.0.iter().map(|(start, end)| (*start, *end))
     }
 }
@@ -122,7 +134,7 @@ pub(super) struct Resume {
     /// before its streams are read.
     is_incomplete: bool,
     /// What was read back is compared with the files.
-    is_rebooted: bool,
+    pub(super) is_rebooted: bool,
     /// What had arrived before a batch that is sent again, and is settled with it.
     arrived: HashMap<BatchId, Vec<BatchId>>,
     /// Lives of open batches that cannot be read now.
@@ -146,7 +158,7 @@ struct Resuming {
 /// What one partition was found to hold.
 pub(super) struct ReadBack {
     partition: PartitionName,
-    found: Vec<Found>,
+    arrivals: Arrivals,
     result: Result<Outcome, ReadBackError>,
 }
 
@@ -168,16 +180,26 @@ impl Default for Resume {
     }
 }
 
+impl Resume {
+    /// Has a partition read back, if it is, from an offset or one before; -1: from its end
+    /// backwards.
+    pub(super) fn read_back_from(&mut self, topic: &str, partition: i32, offset: i64) {
+        let from = self.next_offsets.entry((topic.into(), partition)).or_insert(offset);
+        *from = offset.min(*from);
+    }
+}
+
 impl Hub<'_> {
     /// Takes over what an earlier process had under way; to be called once, after the first scan.
     pub(super) fn begin_resume(&mut self, replay: Replay) {
-        let Replay { batches, sources, next_offsets, is_incomplete, is_rebooted, .. } = replay;
-        for ((topic, partition), offset) in &next_offsets {
+        let Replay { batches, sources, next_offsets, is_incomplete, .. } = replay;
+        for ((topic, partition), offset) in next_offsets {
+            self.resume.read_back_from(&topic, partition, offset);
+        }
+        for ((topic, partition), offset) in &self.resume.next_offsets {
             self.journal.next_offset(topic, *partition, *offset);
         }
-        self.resume.next_offsets = next_offsets;
         self.resume.is_incomplete = is_incomplete;
-        self.resume.is_rebooted = is_rebooted;
         if is_incomplete {
             log::warn!(
                 "the host was started again, or the journal is gone or broken: what was sent last \
@@ -362,14 +384,25 @@ impl Hub<'_> {
         let from = self.resume.next_offsets.get(&key).copied().unwrap_or(-1);
         let (results, stop) = (self.resume.read_back.clone(), self.resume.stop.1.clone());
         let name = partition.clone();
+        let is_rebooted = self.resume.is_rebooted;
         let thread = thread::Builder::new().name("read-back".into()).spawn(move || {
-            let mut found = Vec::new();
+            let mut arrivals = Arrivals::default();
             let (topic, number) = (&partition.0, partition.1);
-            let mut visit = |record: &Found| found.push(record.clone());
+            let mut visit = |record: &Found| {
+                let Found { file_id, offset, length, value, .. } = record;
+                if !arrivals.contains_key(file_id) {
+                    arrivals.insert(file_id.clone(), Arrived::default());
+                }
+                let arrived = arrivals.get_mut(file_id).expect("seen to above");
+                arrived.ranges.insert(*offset, offset + length);
+                if is_rebooted {
+                    arrived.records.insert(*offset, *value);
+                }
+            };
             let bound = READ_BACK_BYTES_MAX;
             let result = read_back(&kafka, topic, number, from, &host, bound, &stop, &mut visit);
             // Fails only when the hub is gone.
-            let _ = results.send(ReadBack { partition, found, result });
+            let _ = results.send(ReadBack { partition, arrivals, result });
         });
         if let Err(error) = thread {
             log::error!("cannot start reading back: {error}");
@@ -378,7 +411,7 @@ impl Hub<'_> {
     }
 
     pub(super) fn on_read_back(&mut self, read_back: ReadBack) {
-        let ReadBack { partition, found, result } = read_back;
+        let ReadBack { partition, arrivals, result } = read_back;
         let subject = format!("topic {:?} partition {}", partition.0, partition.1);
         let is_whole = match result {
             Ok(outcome) => {
@@ -398,12 +431,8 @@ impl Hub<'_> {
                 false
             }
         };
-        for Found { file_id, offset, length, value, .. } in found {
-            let arrived = self.arrivals.entry(file_id).or_default();
-            arrived.ranges.insert(offset, offset + length);
-            if self.resume.is_rebooted {
-                arrived.records.insert(offset, value);
-            }
+        for (file_id, arrived) in arrivals {
+            self.arrivals.entry(file_id).or_default().take(arrived);
         }
         let name_of = |life: &Life| life.file_id.clone().map(|file_id| (life.source, file_id));
         let lives: Vec<(SourceId, String)> =
@@ -518,14 +547,11 @@ impl Hub<'_> {
             self.journal.passed(BatchId(self.next_batch), ground);
             self.next_batch += 1;
         }
-        let known = life.arrived.get_or_insert_default();
-        known.records.extend(arrived.records);
-        for (start, end) in arrived.ranges.iter() {
-            known.ranges.insert(start, end);
-            // Records of a life arrive in order: what is not there before one that is was there,
-            // and is compacted or deleted, or was refused.
-            life.doubtful_end = life.doubtful_end.max(end);
-        }
+        // Records of a life arrive in order: what is not there before one that is was there, and
+        // is compacted or deleted, or was refused.
+        let end = arrived.ranges.iter().next_back().map_or(0, |(_, end)| end);
+        life.doubtful_end = life.doubtful_end.max(end);
+        life.arrived.get_or_insert_default().take(arrived);
     }
 
     /// Lets the ground of a batch be read as if it had not been sent.
