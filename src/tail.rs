@@ -38,7 +38,10 @@ mod waymarks;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs;
-use std::io;
+use std::io::{
+    self,
+    ErrorKind::{QuotaExceeded, StorageFull},
+};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,6 +99,7 @@ pub fn run(config: &Config, counters: &TailCounters, stop: &Receiver<()>) -> Res
     let producer = Producer::start(kafka, compression, Some(Box::new(journal.clone())))?;
     let saver = registry.into_saver()?;
     let mut hub = Hub::new(config, counters, producer, saver, journal, entries);
+    hub.needed_journal = replay.first;
     hub.service.is_starting();
     hub.first_scan(&replay);
     hub.begin_resume(replay);
@@ -124,11 +128,11 @@ struct Hub<'a> {
     inputs: Vec<Arc<InputConfig>>,
     patterns: Patterns,
     streams: Vec<Stream>,
-    stream_of: HashMap<PathBuf, usize>,
+    stream_of: HashMap<Arc<Path>, usize>,
     /// Boxed, for a table keeps room for as many again.
     lives: HashMap<SourceId, Box<Life>>,
     by_inode: HashMap<Inode, SourceId>,
-    by_name: HashMap<PathBuf, SourceId>,
+    by_name: HashMap<Arc<Path>, SourceId>,
     finished: HashMap<FileKey, Finished>,
     /// What the registry said and no file has been found for yet.
     restored: Restored,
@@ -184,15 +188,15 @@ struct Hub<'a> {
     changed: HashSet<SourceId>,
     /// Bytes of the registry when it was last saved.
     registry_len: u64,
-    /// The first journal of the registry as it was last saved.
-    previous_journal: u64,
+    /// The first journal that the registry needs as it was last saved.
+    needed_journal: u64,
     saving: bool,
     save_due: Instant,
     save_trouble: SaveTrouble,
 }
 
 struct Stream {
-    path: PathBuf,
+    path: Arc<Path>,
     input: Arc<InputConfig>,
     topic: Arc<str>,
     /// Index of its open batch, known with the topic's partitions.
@@ -234,8 +238,8 @@ struct Life {
     source: SourceId,
     stream: usize,
     phase: Phase,
-    /// Its name when last seen.
-    name: PathBuf,
+    /// Its name when last seen: most often that of its stream, and one with it.
+    name: Arc<Path>,
     /// It is not, or no longer, what its stream's path names.
     rotated: bool,
     /// Its stream's path is a symbolic link to it.
@@ -407,7 +411,7 @@ impl<'a> Hub<'a> {
             dirty: true,
             changed: HashSet::new(),
             registry_len: 0,
-            previous_journal: 0,
+            needed_journal: 0,
             saving: false,
             save_due: now,
             save_trouble: SaveTrouble::default(),
@@ -605,8 +609,10 @@ impl<'a> Hub<'a> {
                     Look::Replaced => return Ok(Turn::Truncated { n_unread: 0 }),
                 }
             }
-            if life.has_lost_its_end() {
-                begin_other_content(life, life.events.event_offset());
+            if life.has_lost_its_end()
+                && let Some(slot) = self.streams[life.stream].slot
+            {
+                self.begin_other_content(life, slot, life.events.event_offset());
                 // At once: what follows must not get the names of what stands in the topic.
                 self.journal_life(life, self.journal.number());
             }
@@ -748,7 +754,7 @@ impl<'a> Hub<'a> {
             if let Some(arrived) = &life.arrived
                 && arrived.has_another(&event, life.events.text(&event, &mut room))
             {
-                begin_other_content(life, event.start);
+                self.begin_other_content(life, slot, event.start);
                 self.make_known(life, &event, journal);
             }
             if life.has_arrived(&event) {
@@ -833,6 +839,24 @@ impl<'a> Hub<'a> {
         self.counters.bytes_found.add(event.end - event.start);
         self.counters.records_found.add(1);
         true
+    }
+
+    /// Gives a life another name from an offset on, for what stands in the topic for its ground
+    /// behind that is not in it: a power cut took that back, and the writer goes on from there.
+    fn begin_other_content(&mut self, life: &mut Life, slot: usize, offset: u64) {
+        log::warn!(
+            "file went back: name={} offset={offset}: what was shipped of it behind this offset is \
+             not in it any more, after a power cut; what follows is shipped under another file_id",
+            life.name.display()
+        );
+        if self.open[slot].has_only_passed() {
+            // What lies before is settled under the name that it has in the topic.
+            self.settle_passed(slot);
+        }
+        life.number += 1;
+        (life.file_id, life.origin, life.doubtful_end) = (None, None, 0);
+        (life.arrived, life.journal) = (None, 0);
+        life.waymarks = Waymarks::default();
     }
 
     /// Gives a life its name, which follows from its first event.
@@ -1243,9 +1267,9 @@ impl<'a> Hub<'a> {
             Ok(saved) => {
                 if let Saved::Registry { journal, len } = saved {
                     self.registry_len = len;
-                    // The generation before still has its journals, should this one be damaged.
-                    self.journal.remove_before(self.previous_journal);
-                    self.previous_journal = journal;
+                    let before = std::mem::replace(&mut self.needed_journal, journal);
+                    // The generation before keeps its journals, should this one be damaged.
+                    self.journal.remove_before(if self.room_is_low() { journal } else { before });
                 }
                 // The folder may have been made anew just now, without a journal.
                 self.dirty |= self.journal.is_broken();
@@ -1253,6 +1277,9 @@ impl<'a> Hub<'a> {
             }
             Err(error) => {
                 self.counters.saves_failed.add(1);
+                if matches!(error.kind(), StorageFull | QuotaExceeded) {
+                    self.journal.remove_before(self.needed_journal);
+                }
                 // What a failed fsync was to write is not to be had by another.
                 self.journal.give_up();
                 self.dirty = true;
@@ -1344,8 +1371,9 @@ impl Life {
     /// Tells whether behind all that is in the file something stands in the topic for its ground.
     fn has_lost_its_end(&self) -> bool {
         let is_between_events = !self.events.has_open() && !self.events.has_partial();
-        let arrived = self.arrived.as_ref().filter(|_| is_between_events);
-        arrived.is_some_and(|arrived| arrived.has_more_behind(self.events.event_offset()))
+        let arrived = self.arrived.as_ref().filter(|arrived| arrived.is_doubtful());
+        is_between_events
+            && arrived.is_some_and(|arrived| arrived.has_more_behind(self.events.event_offset()))
     }
 
     fn has_arrived(&self, event: &multiline::Event) -> bool {
@@ -1442,7 +1470,9 @@ impl Life {
         let offset = self.note_checksums(offset);
         // Where the file cannot be read, or was overwritten, the guard is an older one.
         let saved_offset = self.saved_offset.unwrap_or(0);
-        if self.saved_offset == Some(offset) && !self.harvester.is_gzipped() {
+        // What was read back stands in the topic before what is settled by now.
+        let is_ahead = self.arrived.as_ref().is_some_and(|there| there.has_more_behind(offset));
+        if self.saved_offset == Some(offset) && !self.harvester.is_gzipped() && !is_ahead {
             let guard = self.guard;
             self.waymarks.note(Instant::now(), || {
                 let (partition, next_offset) = partition()?;
@@ -1452,7 +1482,7 @@ impl Life {
         let stat = self.harvester.stat();
         Entry {
             path: path.into(),
-            name: self.name.as_path().into(),
+            name: self.name.as_ref().into(),
             inode: stat.inode,
             btime_ns: stat.btime_ns,
             mtime_ns: stat.mtime_ns,
@@ -1472,20 +1502,6 @@ impl Life {
             missed_since_ms: None,
         }
     }
-}
-
-/// Gives a life another name from an offset on, for what stands in the topic for its ground behind
-/// that is not in it: a power cut took that back, and the writer goes on from there.
-fn begin_other_content(life: &mut Life, offset: u64) {
-    log::warn!(
-        "file went back: name={} offset={offset}: what was shipped of it behind this offset is not \
-         in it any more, after a power cut; what follows is shipped under another file_id",
-        life.name.display()
-    );
-    life.number += 1;
-    (life.file_id, life.origin, life.doubtful_end) = (None, None, 0);
-    (life.arrived, life.journal) = (None, 0);
-    life.waymarks = Waymarks::default();
 }
 
 impl OpenBatch {

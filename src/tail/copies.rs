@@ -14,7 +14,8 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::discover::{self, Found};
@@ -66,7 +67,7 @@ impl Hub<'_> {
         };
         let life = &self.lives[&source];
         let stat = &found.stat;
-        if found.path == life.name || !is_born_after(stat, life.harvester.stat()) {
+        if *found.path == *life.name || !is_born_after(stat, life.harvester.stat()) {
             return false;
         }
         if self.awaits_truncation(stream) {
@@ -153,8 +154,8 @@ impl Hub<'_> {
 
     fn copy_of(&self, source: SourceId) -> Option<Copy> {
         let life = &self.lives[&source];
-        let path = &self.streams[life.stream].path;
-        if life.rotated || life.name != *path {
+        let path: &Path = &self.streams[life.stream].path;
+        if life.rotated || *life.name != *path {
             return None;
         }
         let folder = path.parent()?;
@@ -175,7 +176,7 @@ impl Hub<'_> {
 
     fn copy_among(&self, source: SourceId, files: Vec<(PathBuf, Stat)>) -> Option<Copy> {
         let life = &self.lives[&source];
-        let path = &self.streams[life.stream].path;
+        let path: &Path = &self.streams[life.stream].path;
         files.into_iter().find_map(|(name, stat)| {
             // A copy may be written over the one before.
             let is_new = !self.by_inode.contains_key(&stat.inode)
@@ -216,13 +217,14 @@ impl Hub<'_> {
             copy.harvester.stat().size
         );
         let stat = *copy.harvester.stat();
+        let copy_name: Arc<Path> = copy.name.into();
         self.held.remove(&stat.inode);
         self.finished.remove(&stat.key());
         self.restored.take(&stat);
         self.by_inode.insert(stat.inode, source);
-        self.by_name.insert(copy.name.clone(), source);
+        self.by_name.insert(Arc::clone(&copy_name), source);
         let original = std::mem::replace(&mut life.harvester, copy.harvester);
-        let name = std::mem::replace(&mut life.name, copy.name);
+        let name = std::mem::replace(&mut life.name, copy_name);
         life.rotated = true;
         life.at_end = copy.content == Content::Spent;
         life.content = copy.content;
@@ -274,8 +276,8 @@ impl Hub<'_> {
     /// Finds, at the start, files that were truncated behind a copy while the shipper was
     /// stopped: what is remembered of the file is then remembered of its copy.
     pub(super) fn find_restored_copies(&mut self, stream: usize, found: &[Found]) {
-        let path = self.streams[stream].path.clone();
-        let Some(current) = found.iter().find(|found| found.path == path) else {
+        let path = Arc::clone(&self.streams[stream].path);
+        let Some(current) = found.iter().find(|found| *found.path == *path) else {
             return;
         };
         let Some(entry) = self.restored.get(&current.stat).cloned() else {
@@ -286,7 +288,7 @@ impl Hub<'_> {
             return;
         }
         let candidates = found.iter().filter(|other| {
-            other.path != path
+            *other.path != *path
                 && self.restored.get(&other.stat).is_none_or(Entry::is_unread)
                 && is_born_after(&other.stat, &current.stat)
         });

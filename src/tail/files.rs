@@ -148,7 +148,8 @@ impl Hub<'_> {
                 let path = path.or_else(|| found.link.clone());
                 let path = path.unwrap_or_else(|| discover::written_under(&found.path));
                 let stream = self.stream_for(&path, found.input);
-                arrivals.entry(stream).or_default().push(found);
+                // Most streams have one file: room for four would be megabytes for thousands.
+                arrivals.entry(stream).or_insert_with(|| Vec::with_capacity(1)).push(found);
             }
         }
         if self.hints.renew() {
@@ -170,7 +171,7 @@ impl Hub<'_> {
                 let Found { path: name, link, stat, .. } = found;
                 let age = (stat.mtime_ns, stat.btime_ns, discover::rank(name));
                 // What may be a copy of the file in place is compared with it.
-                (link.as_ref().unwrap_or(name) != path, age, name.clone())
+                (**link.as_ref().unwrap_or(name) != **path, age, name.clone())
             });
             found.dedup_by_key(|found| found.stat.inode);
             if first {
@@ -230,7 +231,11 @@ impl Hub<'_> {
             self.note_found(source, &found.path, found.link.as_deref(), &found.stat);
             let life = self.lives.get_mut(&source).expect("inodes of open lives");
             life.seen_in_scan = self.n_scans;
-            self.by_name.insert(found.path.clone(), source);
+            let name = match *life.name == *found.path {
+                true => Arc::clone(&life.name),
+                false => found.path.as_path().into(),
+            };
+            self.by_name.insert(name, source);
             return true;
         }
         let Some(finished) = self.finished.get_mut(&found.stat.key()) else {
@@ -262,9 +267,9 @@ impl Hub<'_> {
         }
         let has_changed = known.size != stat.size || known.mtime_ns != stat.mtime_ns;
         if life.seen_in_scan != self.n_scans {
-            let path = &self.streams[life.stream].path;
+            let path: &Path = &self.streams[life.stream].path;
             let rotated = link.unwrap_or(name) != path;
-            if rotated && life.name != name {
+            if rotated && *life.name != *name {
                 log::info!(
                     "file rotated: path={} name={} read_offset={}",
                     path.display(),
@@ -275,8 +280,8 @@ impl Hub<'_> {
             life.rotated = rotated;
             life.is_linked = link.is_some();
             life.n_missed = 0;
-            if life.name != name {
-                life.name = name.to_path_buf();
+            if *life.name != *name {
+                life.name = name.into();
                 self.changed.insert(source);
                 self.dirty = true;
             }
@@ -295,18 +300,19 @@ impl Hub<'_> {
         let folder = path.parent().unwrap_or(Path::new("/"));
         self.folders.add(folder);
         self.hints.want(folder);
+        let path: Arc<Path> = path.into();
         self.streams.push(Stream {
-            path: path.to_path_buf(),
+            path: Arc::clone(&path),
             input,
             topic: Arc::clone(&topic),
             slot: None,
             n_holds: 0,
             queue: VecDeque::new(),
             cut_event: None,
-            read_mtime_ns: self.restored.read_mtime_ns(path),
+            read_mtime_ns: self.restored.read_mtime_ns(&path),
         });
         let stream = self.streams.len() - 1;
-        self.stream_of.insert(path.to_path_buf(), stream);
+        self.stream_of.insert(path, stream);
         match self.topics.get(&topic) {
             Some(Some(n_partitions)) => self.assign_slot(stream, *n_partitions),
             Some(None) => {}
@@ -481,7 +487,7 @@ impl Hub<'_> {
             self.hints.want(folder);
         }
         let harvester = Harvester::new(&self.open_files, file, stat, begin.offset);
-        self.open_life(stream, found.path, harvester, begin);
+        self.open_life(stream, found.path.into(), harvester, begin);
     }
 
     /// Tells a file of which a power cut took the end from one that was truncated or overwritten.
@@ -570,10 +576,12 @@ impl Hub<'_> {
     pub(super) fn open_life(
         &mut self,
         stream: usize,
-        name: PathBuf,
+        name: Arc<Path>,
         harvester: Harvester,
         begin: Begin,
     ) -> SourceId {
+        let path = &self.streams[stream].path;
+        let name = if name == *path { Arc::clone(path) } else { name };
         let source = SourceId(self.next_source);
         self.next_source += 1;
         self.counters.files_opened.add(1);
@@ -582,7 +590,7 @@ impl Hub<'_> {
         let rotated = !begin.is_linked && name != self.streams[stream].path;
         let phase = if begin.place == Place::Late { Phase::Lingering } else { Phase::Waiting };
         self.by_inode.insert(harvester.stat().inode, source);
-        self.by_name.insert(name.clone(), source);
+        self.by_name.insert(Arc::clone(&name), source);
         let life = Life {
             source,
             stream,
@@ -786,7 +794,7 @@ impl Hub<'_> {
                 Hint::Names => names_changed = true,
                 // One that is not known is of no interest, or so new that the scan which its
                 // creation asked for finds it.
-                Hint::Written(path) => written.extend(self.by_name.get(&path)),
+                Hint::Written(path) => written.extend(self.by_name.get(&*path)),
             }
         }
         if names_changed {

@@ -176,10 +176,10 @@ impl Hub<'_> {
         let remembered = self.restored.get(stat);
         let finished = self.finished.get(&stat.key()).map(|file| &file.entry);
         if let Some(entry) = remembered.or(finished) {
-            return self.stream_of.get(&PathBuf::from(&entry.path)).copied();
+            return self.stream_of.get(&*PathBuf::from(&entry.path)).copied();
         }
         let path = discover::written_under(name);
-        let stream = *self.stream_of.get(&path)?;
+        let stream = *self.stream_of.get(&*path)?;
         let known = &self.streams[stream];
         // What was born and written since this process began was not there to be left out.
         let is_young = stat.btime_ns.unwrap_or(stat.mtime_ns).min(stat.mtime_ns) >= self.started_ns;

@@ -164,7 +164,7 @@ impl Hub<'_> {
             return Ok(None);
         }
         let path = self.streams[stream].path.clone();
-        let is_of_stream = |entry: &Entry| PathBuf::from(&entry.path) == path;
+        let is_of_stream = |entry: &Entry| *PathBuf::from(&entry.path) == *path;
         let finished = self.finished.values().filter(|file| !file.is_gzipped_again);
         let offsets = finished.map(|file| &file.entry).filter(|entry| is_of_stream(entry));
         let survey = Survey::of(file.try_clone()?, offsets.map(guard_end).collect())?;
@@ -237,7 +237,7 @@ impl Hub<'_> {
         begin: Begin,
     ) {
         let harvester = Harvester::gzipped(&self.open_files, file, found.stat);
-        let source = self.open_life(stream, found.path, harvester, begin);
+        let source = self.open_life(stream, found.path.into(), harvester, begin);
         self.lives.get_mut(&source).expect("opened above").head = head;
     }
 
@@ -257,7 +257,7 @@ impl Hub<'_> {
             }
         }
         for (path, mut absent) in streams {
-            let Some(&stream) = self.stream_of.get(&path) else { continue };
+            let Some(&stream) = self.stream_of.get(&*path) else { continue };
             let files = &folders[path.parent().unwrap_or(Path::new("/"))].files;
             absent.sort_by_key(|entry| entry.mtime_ns);
             let mut gzipped: Vec<&(PathBuf, Stat)> = files

@@ -498,6 +498,8 @@ pub fn sync(file: &File, path: &Path) -> io::Result<()> {
 /// What the journals say about the time since the registry was saved.
 #[derive(Debug, Default)]
 pub struct Replay {
+    /// Number of the first journal that the registry needs, 0 where it needs none.
+    pub first: u64,
     /// Number of the last journal that is there.
     pub last: u64,
     /// Batches that were sent and not settled, and settled ones behind them, in order.
@@ -529,7 +531,7 @@ pub struct ReplayedBatch {
 /// host ended. A journal of another host is left alone.
 pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -> Replay {
     let there = journals(folder);
-    let mut replay = Replay { last: last(&there), ..Replay::default() };
+    let mut replay = Replay { first, last: last(&there), ..Replay::default() };
     let mut state = State::new(std::mem::take(entries));
     let mut was_ended = first == 0;
     let (mut boot, mut has_gap) = (None, false);
@@ -582,6 +584,9 @@ struct State {
     next_offsets: BTreeMap<(String, i32), i64>,
     /// Where settled batches begin in their partitions.
     base_offsets: HashMap<BatchId, i64>,
+    /// Where the first settled batch begins, in each partition, whose ground no entry was saved
+    /// behind.
+    unsaved_from: BTreeMap<(String, i32), i64>,
 }
 
 impl State {
@@ -592,24 +597,35 @@ impl State {
             batches: BTreeMap::new(),
             next_offsets: BTreeMap::new(),
             base_offsets: HashMap::new(),
+            unsaved_from: BTreeMap::new(),
         }
     }
 
-    /// Leaves out what was settled since a life was last saved, so that it is read back and
-    /// compared with what the file holds now.
-    fn go_back(&mut self) {
+    fn note_unsaved(&mut self) {
         for (id, batch) in &self.batches {
             let is_saved = |segment: &Segment| {
-                self.sources.get(&segment.source).is_some_and(|entry| segment.end <= entry.offset)
+                let entry = self.sources.get(&segment.source);
+                // A file that cannot be read any more is saved with the guard that it had.
+                entry.is_some_and(|entry| segment.end <= entry.guard_end.unwrap_or(entry.offset))
             };
             if !batch.is_settled || batch.sent.ground.iter().all(is_saved) {
                 continue;
             }
             if let Some(base) = self.base_offsets.get(id) {
                 let partition = (batch.sent.topic.clone(), batch.sent.partition);
-                let next = self.next_offsets.entry(partition).or_insert(*base);
-                *next = (*next).min(*base);
+                let from = self.unsaved_from.entry(partition).or_insert(*base);
+                *from = (*from).min(*base);
             }
+        }
+    }
+
+    /// Leaves out what was settled since a life was last saved, so that it is read back and
+    /// compared with what the file holds now.
+    fn go_back(&mut self) {
+        self.note_unsaved();
+        for (partition, from) in std::mem::take(&mut self.unsaved_from) {
+            let next = self.next_offsets.entry(partition).or_insert(from);
+            *next = (*next).min(from);
         }
         self.batches.retain(|_, batch| !batch.is_settled);
         for entry in self.entries.values_mut().chain(self.sources.values_mut()) {
@@ -619,6 +635,7 @@ impl State {
 
     /// The head of a journal repeats what is open, under the numbers of its own process.
     fn begin(&mut self) {
+        self.note_unsaved();
         self.settle();
         self.sources.clear();
         self.batches.clear();
@@ -917,21 +934,52 @@ mod tests {
         assert_eq!(inodes, [1, 3]);
     }
 
+    /// Makes a journal that of another boot.
+    fn reboot(path: &Path) {
+        let text = fs::read_to_string(path).expect("read");
+        let mut bytes = Vec::new();
+        let begin = Line::Begin { format: FORMAT, host: "h".into(), boot_id: "another".into() };
+        put(&mut bytes, &begin).expect("written");
+        let rest = text.split_once('\n').expect("lines").1;
+        fs::write(path, [&bytes, rest.as_bytes()].concat()).expect("written");
+    }
+
+    #[test]
+    fn after_a_power_cut_all_is_read_back_that_was_settled_since_the_registry_was_saved() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = begun(folder.path());
+        send(&mut journal, 0, 0, &[ground(0, 100, 200)]);
+        journal.settled(BatchId(0), Some(4711));
+        send(&mut journal, 1, 10, &[ground(0, 200, 300)]);
+        journal.settled(BatchId(1), Some(4800));
+        journal.begin(Vec::new()).expect("the next journal");
+        reboot(&name(folder.path(), 1));
+        reboot(&name(folder.path(), 2));
+        let check = |first, next_offset| {
+            let (replay, entries) = replayed(folder.path(), first);
+            assert!(replay.is_rebooted);
+            assert_eq!(replay.next_offsets[&(TOPIC.to_string(), 0)], next_offset);
+            assert!(entries.iter().all(|entry| entry.offset == 100), "{entries:?}");
+        };
+        check(1, 4701);
+        check(2, 4800);
+
+        let unreadable = Entry { guard_end: Some(100), ..entry(1, 300) };
+        let mut journal = begun(folder.path());
+        send(&mut journal, 0, 0, &[ground(0, 100, 200)]);
+        journal.settled(BatchId(0), Some(4711));
+        journal.file_changed(Some(SourceId(0)), unreadable);
+        reboot(&name(folder.path(), 1));
+        check(1, 4701);
+    }
+
     #[test]
     fn what_may_be_missing_is_said() {
         let folder = tempfile::tempdir().expect("a folder");
         let journal = begun(folder.path());
         let path = name(folder.path(), 1);
-        let text = fs::read_to_string(&path).expect("read");
-        let other_boot: Vec<u8> = {
-            let mut bytes = Vec::new();
-            let begin = Line::Begin { format: FORMAT, host: "h".into(), boot_id: "another".into() };
-            put(&mut bytes, &begin).expect("written");
-            let rest = text.split_once('\n').expect("lines").1;
-            [&bytes, rest.as_bytes()].concat()
-        };
         assert!(!replayed(folder.path(), 1).0.is_incomplete);
-        fs::write(&path, &other_boot).expect("written");
+        reboot(&path);
         assert!(replayed(folder.path(), 1).0.is_incomplete, "the host was started again");
         journal.end();
         assert!(!replayed(folder.path(), 1).0.is_incomplete, "after it had ended well");

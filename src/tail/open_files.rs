@@ -160,7 +160,7 @@ impl Hub<'_> {
                         name.display(),
                         life.events.read_offset()
                     );
-                    life.name.clone_from(name);
+                    life.name = name.as_path().into();
                     life.rotated = true;
                     life.n_missed = 0;
                 }
@@ -193,7 +193,7 @@ impl Life {
         let (Ok(stat), Ok(by_name)) = (stat, by_name) else {
             return false;
         };
-        stat.inode == by_name.inode && access(&self.name, Access::READ_OK).is_ok()
+        stat.inode == by_name.inode && access(&*self.name, Access::READ_OK).is_ok()
     }
 }
 

@@ -70,11 +70,14 @@ impl Arrived {
         self.ranges.covers(event.start, event.end)
     }
 
-    /// Tells whether something that must be compared stands in the topic for ground that ends
-    /// behind an offset.
+    /// Tells whether ground behind an offset stands in the topic.
     pub(super) fn has_more_behind(&self, offset: u64) -> bool {
+        self.ranges.iter().next_back().is_some_and(|(_, end)| end > offset)
+    }
+
+    /// Tells whether it is to be compared with what the file holds.
+    pub(super) fn is_doubtful(&self) -> bool {
         !self.records.is_empty()
-            && self.ranges.iter().next_back().is_some_and(|(_, end)| end > offset)
     }
 
     /// Tells whether another event stands in the topic for the ground of this one. One that holds

@@ -50,6 +50,8 @@ impl Waymarks {
         if self.places.len() == WAYMARKS_MAX {
             self.places.remove(0);
         }
+        // Of ten thousand files most never have more than one.
+        self.places.reserve_exact(1);
         self.places.push(place);
     }
 

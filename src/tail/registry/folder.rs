@@ -94,6 +94,8 @@ impl StateFolder {
     }
 
     /// Writes a new file; when this returns, its bytes, though not its name, survive a power cut.
+    ///
+    /// Errors: the disk's; nothing of it is left, for a full disk needs the room.
     pub fn write_new<T>(
         &self,
         name: &str,
@@ -102,15 +104,17 @@ impl StateFolder {
         let path = self.path.join(name);
         remove_if_there(&path)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        give_to_owner_of(&self.path, &file)?;
-        let mut buffer = BufWriter::with_capacity(WRITE_BYTES, &file);
-        let written = write(&mut buffer)?;
-        buffer.flush()?;
-        drop(buffer);
-        if !planted::is(Bug::NoFsync) {
-            file.sync_all()?;
-        }
-        Ok(written)
+        let written = give_to_owner_of(&self.path, &file).and_then(|()| {
+            let mut buffer = BufWriter::with_capacity(WRITE_BYTES, &file);
+            let written = write(&mut buffer)?;
+            buffer.flush()?;
+            if !planted::is(Bug::NoFsync) {
+                file.sync_all()?;
+            }
+            Ok(written)
+        });
+        // Whatever it says, the first error is the cause.
+        written.inspect_err(|_| drop(remove_if_there(&path)))
     }
 
     /// Gives a file a further name; whatever had it before has not.
