@@ -417,6 +417,33 @@ fn a_storm_of_rotations_loses_no_file_and_no_order() {
     }
 }
 
+/// As with `create` of logrotate, where the writer has not got its signal yet.
+#[test]
+fn a_file_that_is_written_to_after_the_next_was_made_goes_out_before_it() {
+    for pattern in PATTERNS {
+        let mut scene = Scene::new(pattern);
+        let shipper = scene.start();
+        scene.logs.append("server.log", lines(0..1));
+        scene.wait_for_records(1, &shipper);
+        shipper.signal(Signal::STOP);
+        let names = ["server.log.2026-01-31-01", "server.log.2026-01-31-02"];
+        scene.logs.rename("server.log", "server.log.2026-01-31-00");
+        for name in names {
+            scene.logs.append(&format!("{name}-held"), "");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // Each in a tick of its own, the older one last.
+        for (at, name) in names.iter().enumerate().rev() {
+            scene.logs.append(&format!("{name}-held"), lines(1 + at..2 + at));
+            std::thread::sleep(Duration::from_millis(20));
+            scene.logs.rename(&format!("{name}-held"), name);
+        }
+        scene.logs.append("server.log", lines(3..4));
+        shipper.signal(Signal::CONT);
+        assert_eq!(scene.values_after(4, shipper), numbered(0..4), "{pattern}");
+    }
+}
+
 #[test]
 fn archives_that_no_pattern_names_stay_where_they_are() {
     let mut scene = Scene::new("server.log");

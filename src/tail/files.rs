@@ -867,17 +867,27 @@ impl Finished {
     }
 }
 
-/// Tells whether a life is older than another of its stream: what the path names is the youngest,
-/// and others are as old as their last write, unless they were born the other way round.
+/// Tells whether a life is older than another of its stream: what the path names is the youngest.
+///
+/// Of two others the one that was born first is older: it may be written to for a while after the
+/// next was made. A file that was born after its last write was moved here, or unpacked, and a
+/// gzip'd one is younger than what it holds: those are as old as their last write.
 fn is_older(life: &Life, other: &Life) -> bool {
     if life.rotated != other.rotated {
         return life.rotated;
     }
-    let (stat, other_stat) = (life.harvester.stat(), other.harvester.stat());
-    // A gzip'd file keeps the last write of what it holds, and is born later.
-    let is_plain = !life.harvester.is_gzipped() && !other.harvester.is_gzipped();
-    let age = |stat: &Stat, life: &Life| (stat.mtime_ns, stat.btime_ns, discover::rank(&life.name));
-    age(stat, life) < age(other_stat, other) && !(is_plain && stat.btime_ns > other_stat.btime_ns)
+    let born = |life: &Life| {
+        let stat = life.harvester.stat();
+        stat.btime_ns.filter(|born| !life.harvester.is_gzipped() && *born <= stat.mtime_ns)
+    };
+    let age = |life: &Life| {
+        let stat = life.harvester.stat();
+        (stat.mtime_ns, stat.btime_ns, discover::rank(&life.name))
+    };
+    match (born(life), born(other)) {
+        (Some(born), Some(other_born)) if born != other_born => born < other_born,
+        _ => age(life) < age(other),
+    }
 }
 
 /// What a file was before it was moved to another file system.
