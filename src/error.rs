@@ -106,7 +106,7 @@ impl fmt::Display for Error {
             Error::Unsaved { path } => write!(
                 f,
                 "stopped without having saved the registry in {}: what was shipped since it was \
-                 saved last is shipped again at the next start",
+                 saved last is read back from the topic at the next start",
                 path.display()
             ),
             Error::Unfinished { n_records } => write!(

@@ -576,10 +576,17 @@ impl<'a> Hub<'a> {
                 return Ok(Turn::More);
             }
             if !life.at_end {
+                let is_begin = life.events.read_offset() == 0;
                 let Some(n) = life.harvester.read_into(&mut life.events, &life.head)? else {
                     let n_unread = n_unread.saturating_sub(life.turn_read as u64);
                     return Ok(Turn::Truncated { n_unread });
                 };
+                if is_begin
+                    && n > 0
+                    && let Some(until) = self.give_back(life, &input, now)
+                {
+                    return Ok(Turn::Wait(Some(until)));
+                }
                 life.at_end = n == 0;
                 if n > 0 {
                     life.turn_read += n;
@@ -1181,13 +1188,16 @@ impl<'a> Hub<'a> {
         if !self.dirty || self.saving || now < self.save_due {
             return;
         }
+        if self.journal.is_in_doubt() && self.is_all_compared() {
+            self.journal.end_doubt();
+        }
         // All there is, once that is the shorter way or the journal is not whole.
         let journal_max = match self.config.tail.journal_bytes_max as u64 {
             0 => 0,
             bytes_max => bytes_max.max(2 * self.registry_len),
         };
         let len = self.journal.len();
-        let is_snapshot = self.journal.is_broken()
+        let is_snapshot = self.journal.must_begin()
             || len > journal_max
             || (len > self.registry_len && self.room_is_low());
         let save = if is_snapshot { self.snapshot() } else { self.save_changes() };
@@ -1272,7 +1282,7 @@ impl<'a> Hub<'a> {
                     self.journal.remove_before(if self.room_is_low() { journal } else { before });
                 }
                 // The folder may have been made anew just now, without a journal.
-                self.dirty |= self.journal.is_broken();
+                self.dirty |= self.journal.must_begin();
                 self.save_trouble.succeeded(now);
             }
             Err(error) => {
@@ -1313,7 +1323,7 @@ impl<'a> Hub<'a> {
         self.save(save);
         let saved = self.saver.results.recv();
         self.on_saved(saved);
-        if result.is_ok() && !self.is_resuming() {
+        if result.is_ok() && !self.is_resuming() && !self.journal.is_in_doubt() {
             self.journal.end();
         }
         log::info!("tail stopped: {}", self.counters);
@@ -1407,7 +1417,8 @@ impl Life {
     /// before anything is.
     fn note_head(&mut self) {
         let is_plain = !self.harvester.is_gzipped() && !self.harvester.is_parked();
-        if is_plain && self.events.read_offset() == 0 {
+        let is_known = self.file_id.is_some() && self.head.len > 0;
+        if is_plain && self.events.read_offset() == 0 && !is_known {
             // Without it a truncation is noticed only where the file gets shorter.
             self.head = self.harvester.head().unwrap_or_default();
         }

@@ -611,6 +611,55 @@ fn a_log_that_a_power_cut_made_shorter_goes_on_where_it_ends_now() {
     }
 }
 
+#[test]
+fn a_kill_while_a_log_is_compared_with_the_topic_after_a_power_cut_repeats_nothing() {
+    // So that they are many times what is read at once.
+    let long = |name: &str, range| lines(name, range).replace(name, &format!("{name:x<100}"));
+    for brokers in Brokers::shared() {
+        let Site { logs, state, config, mut reader, _folder } = Site::new(&brokers, LINES);
+        let log = logs.join("server.log");
+        let all = long("event", 0..20_000);
+        let saved = || {
+            let entries = registry::read(&state, "h1").ok()?.0?.entries;
+            entries.first().map(|entry| entry.offset)
+        };
+        fs::write(&log, &all).expect("written");
+        let tail = Shipper::start("tail", &config);
+        reader.read(20_000, PATIENCE);
+        let is_whole = || saved().filter(|offset| *offset == all.len() as u64);
+        wait_for(PATIENCE, "saved offset", is_whole, || tail.log());
+        tail.kill();
+        reboot(&state, |n_lines| n_lines);
+        let kept = long("event", 0..15_000);
+        let file = fs::OpenOptions::new().write(true).open(&log).expect("there");
+        file.set_len(kept.len() as u64).expect("cut");
+        let other = long("other", 0..20_000);
+        append(&log, &other);
+
+        change(&config, "[tail]", "[tail]\nbytes_per_second_max = \"256KiB\"");
+        let tail = Shipper::start("tail", &config);
+        tail.wait_for_log("a power cut took its end", PATIENCE);
+        let is_amid = || saved().filter(|offset| (1..kept.len() as u64).contains(offset));
+        wait_for(PATIENCE, "offset amid what is compared", is_amid, || tail.log());
+        tail.kill();
+        change(&config, "bytes_per_second_max = \"256KiB\"", "");
+        let mut tail = Shipper::start("tail", &config);
+        reader.read(40_000, PATIENCE);
+        // Once all is compared, there is no doubt any more.
+        let is_over = || {
+            let journals = journals(&state);
+            let (_, newest) = journals.rsplit_once("\"boot_id\":\"")?;
+            (!newest.starts_with('"')).then_some(())
+        };
+        wait_for(PATIENCE, "end of doubt", is_over, || journals(&state));
+        tail.signal(rustix::process::Signal::TERM);
+        assert!(tail.wait(PATIENCE).success(), "{}", tail.log());
+        let records = reader.read_to_end(PATIENCE);
+        let values: String = records.iter().map(|record| record.text() + "\n").collect();
+        assert!(values == all + &other, "{} records: {}", records.len(), tail.log());
+    }
+}
+
 /// What goes to a partition before the batches that are sent again would take their place.
 #[test]
 fn a_log_of_which_nothing_was_under_way_waits_for_the_others_of_its_partition() {
@@ -682,7 +731,9 @@ fn append(path: &Path, text: &str) {
 fn journals(state: &Path) -> String {
     let files = fs::read_dir(state).expect("a folder").flatten().map(|file| file.path());
     let is_journal = |path: &PathBuf| path.to_string_lossy().contains("/journal.");
-    files.filter(is_journal).map(|path| fs::read_to_string(path).expect("read")).collect()
+    let mut journals: Vec<PathBuf> = files.filter(is_journal).collect();
+    journals.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
+    journals.iter().map(|path| fs::read_to_string(path).expect("read")).collect()
 }
 
 /// Lets the tail write, and later the test read.

@@ -25,8 +25,10 @@ use super::folders::list_at_rest;
 use super::gzip::{self, Survey};
 use super::gzipped::{guard_end, gzipped_entry, is_held_by};
 use super::harvester::{Harvester, Look};
+use super::multiline::{EventBuffer, Limits};
 use super::registry::{Entry, StoredPath};
 use super::{Content, Hub, Life, Phase};
+use crate::config::InputConfig;
 use crate::record::SourceId;
 
 /// Shortest time for which a newcomer that may be a copy waits for the truncation behind it: a
@@ -38,6 +40,9 @@ const LOOKS_MAX: usize = 5;
 
 /// Time in which a file that was found is not copied and truncated.
 const FRESH: Duration = Duration::from_millis(50);
+/// How long a file may wait for a look that no other name comes before: in a folder where names
+/// come all the time there is none.
+const GIVEN_BACK_MAX: Duration = Duration::from_secs(1);
 
 /// A newcomer that holds nothing but what its stream's current file begins with.
 #[derive(Debug)]
@@ -102,7 +107,8 @@ impl Hub<'_> {
         if !matches!(look, Ok(Look::Replaced)) {
             return false;
         }
-        let is_unread = life.events.read_offset() == 0;
+        // One that has a name was read by an earlier process.
+        let is_unread = life.events.read_offset() == 0 && life.file_id.is_none();
         let has_turns = life.phase == Phase::Reading
             && self.streams[stream].slot.is_some()
             && self.under_way < self.config.batch.in_flight_max;
@@ -132,7 +138,7 @@ impl Hub<'_> {
     }
 
     /// Returns the life that its stream's path names.
-    fn in_place(&self, stream: usize) -> Option<SourceId> {
+    pub(super) fn in_place(&self, stream: usize) -> Option<SourceId> {
         let queue = &self.streams[stream].queue;
         queue.iter().rev().copied().find(|source| !self.lives[source].rotated)
     }
@@ -260,6 +266,28 @@ impl Hub<'_> {
             life.scan_wanted = 0;
             return None;
         }
+        self.scan_soon();
+        Some(self.scan_due)
+    }
+
+    /// Gives back the first bytes of the file at a stream's path where names beside it have changed
+    /// since they were last looked at: what it held before may have been copied and truncated right
+    /// before they were read, and its copy goes out first. Tells until when to wait.
+    pub(super) fn give_back(
+        &mut self,
+        life: &mut Life,
+        input: &InputConfig,
+        now: Instant,
+    ) -> Option<Instant> {
+        let may_wait = !life.rotated && !self.is_stopping && now < life.grown_at + GIVEN_BACK_MAX;
+        if !may_wait || !self.folders.have_changed(&life.name) {
+            return None;
+        }
+        let room = life.events.detach();
+        life.events = EventBuffer::new(0, Limits::of(input), false);
+        life.events.attach(room);
+        life.harvester.go_back();
+        life.scan_wanted = self.n_scans + 1;
         self.scan_soon();
         Some(self.scan_due)
     }

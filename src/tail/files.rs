@@ -174,6 +174,7 @@ impl Hub<'_> {
                 (**link.as_ref().unwrap_or(name) != **path, age, name.clone())
             });
             found.dedup_by_key(|found| found.stat.inode);
+            self.note_out_of_place(stream);
             if first {
                 self.find_restored_copies(stream, &found);
             }
@@ -714,6 +715,22 @@ impl Hub<'_> {
         );
     }
 
+    /// Marks the life that its stream's path named, where it does not any more: a scan amid renames
+    /// may have missed its new name, and what it has found is not older for that.
+    fn note_out_of_place(&mut self, stream: usize) {
+        let Some(source) = self.in_place(stream) else {
+            return;
+        };
+        let life = self.lives.get_mut(&source).expect("lives of queues are open");
+        if life.seen_in_scan != self.n_scans
+            && !life.is_linked
+            && !life.harvester.is_parked()
+            && !life.has_its_name()
+        {
+            life.leave_its_place();
+        }
+    }
+
     /// Marks lives whose name is gone: renamed to one that no input matches, or deleted.
     fn note_absent(&mut self, is_scan_complete: bool) {
         let mut astray = Vec::new();
@@ -731,14 +748,7 @@ impl Hub<'_> {
                 astray.push(life.source);
                 continue;
             }
-            life.rotated = true;
-            let is_deleted = life.harvester.stat_now().is_ok_and(|stat| stat.n_links == 0);
-            log::info!(
-                "file {}: name={} read_offset={}",
-                if is_deleted { "deleted" } else { "renamed" },
-                life.name.display(),
-                life.events.read_offset()
-            );
+            life.leave_its_place();
         }
         self.find_astray(astray);
     }
@@ -864,6 +874,20 @@ impl Finished {
         let entry = &self.entry;
         let size = if entry.gzipped { entry.size } else { entry.offset };
         entry.btime_ns == stat.btime_ns && size == stat.size && entry.mtime_ns == stat.mtime_ns
+    }
+}
+
+impl Life {
+    /// Notes that its name does not lead to it any more.
+    fn leave_its_place(&mut self) {
+        self.rotated = true;
+        let is_deleted = self.harvester.stat_now().is_ok_and(|stat| stat.n_links == 0);
+        log::info!(
+            "file {}: name={} read_offset={}",
+            if is_deleted { "deleted" } else { "renamed" },
+            self.name.display(),
+            self.events.read_offset()
+        );
     }
 }
 

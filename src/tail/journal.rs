@@ -146,6 +146,10 @@ struct Open {
     /// Those that are not settled, and settled ones that a restart would not find by the offsets.
     batches: BTreeMap<BatchId, Known>,
     next_offsets: BTreeMap<(String, i32), i64>,
+    /// What is added to those once doubt has ended; `None` where there is none.
+    in_doubt: Option<BTreeMap<(String, i32), i64>>,
+    /// The next journal is to be without doubt.
+    ends_doubt: bool,
     buffer: Vec<u8>,
 }
 
@@ -170,6 +174,8 @@ impl Journal {
             broken: false,
             batches: BTreeMap::new(),
             next_offsets: BTreeMap::new(),
+            in_doubt: None,
+            ends_doubt: false,
             buffer: Vec::new(),
         })))
     }
@@ -202,10 +208,28 @@ impl Journal {
         self.len() == 0
     }
 
-    /// Tells whether lines are missing, as after a write that failed.
-    pub fn is_broken(&self) -> bool {
+    /// Tells whether a new one must begin: lines are missing, as after a write that failed, or
+    /// doubt has ended.
+    pub fn must_begin(&self) -> bool {
         let open = self.open();
-        open.broken || open.file.is_none()
+        open.broken || open.ends_doubt || open.file.is_none()
+    }
+
+    /// Notes, before the first journal begins, that it is still to be found out what an earlier
+    /// process had sent: a start that comes before [`Journal::end_doubt`] must begin with that
+    /// again, as after a power cut.
+    pub fn doubt(&self) {
+        self.open().in_doubt = Some(BTreeMap::new());
+    }
+
+    /// Tells whether doubt has not ended.
+    pub fn is_in_doubt(&self) -> bool {
+        self.open().in_doubt.is_some()
+    }
+
+    /// Notes that it is known what stands in the topic; the next journal says so.
+    pub fn end_doubt(&self) {
+        self.open().ends_doubt = true;
     }
 
     /// Returns another handle of the file, to fsync without keeping others from writing, and its
@@ -270,14 +294,15 @@ impl Journal {
     /// partition, where that is known.
     pub fn settled(&self, batch: BatchId, next_offset: Option<i64>) {
         let mut open = self.open();
-        open.append(&Line::Settled { batch, next_offset });
+        let told = next_offset.filter(|_| open.in_doubt.is_none());
+        open.append(&Line::Settled { batch, next_offset: told });
         let Some(known) = open.batches.get_mut(&batch) else {
             return;
         };
         known.is_settled = true;
         if let Some(offset) = next_offset {
             let partition = (known.sent.topic.clone(), known.sent.partition);
-            open.next_offsets.insert(partition, offset);
+            open.note_next_offset(partition, offset);
         }
         // One behind a batch that is open is not found by the offsets yet.
         while let Some(first) = open.batches.first_entry()
@@ -290,7 +315,7 @@ impl Journal {
 
     /// Notes how far a partition is known to hold nothing of ours that is not settled.
     pub fn next_offset(&self, topic: &str, partition: i32, offset: i64) {
-        self.open().next_offsets.insert((topic.into(), partition), offset);
+        self.open().note_next_offset((topic.into(), partition), offset);
     }
 
     /// Returns the offset behind our last record in a partition, -1 where none is known.
@@ -341,12 +366,23 @@ impl SendJournal for Journal {
 }
 
 impl Open {
+    fn note_next_offset(&mut self, partition: (String, i32), offset: i64) {
+        let offsets = self.in_doubt.as_mut().unwrap_or(&mut self.next_offsets);
+        offsets.insert(partition, offset);
+    }
+
     fn begin(&mut self, files: Vec<(SourceId, Entry)>) -> io::Result<u64> {
         self.write_new(files).inspect_err(|_| self.break_off())
     }
 
     fn write_new(&mut self, files: Vec<(SourceId, Entry)>) -> io::Result<u64> {
-        let boot_id = boot_id();
+        let has_doubt = self.in_doubt.is_some() && !self.ends_doubt;
+        // Of no boot, as if the host had been started again since.
+        let boot_id = if has_doubt { String::new() } else { boot_id() };
+        let mut next_offsets = self.next_offsets.clone();
+        if !has_doubt {
+            next_offsets.extend(self.in_doubt.clone().unwrap_or_default());
+        }
         let mut head = Vec::new();
         put(&mut head, &Line::Begin { format: FORMAT, host: self.host.clone(), boot_id })?;
         let offsets: HashMap<SourceId, u64> =
@@ -358,7 +394,7 @@ impl Open {
         for (source, entry) in files {
             put(&mut head, &Line::File { source: Some(source), entry: Box::new(entry) })?;
         }
-        for ((topic, partition), offset) in &self.next_offsets {
+        for ((topic, partition), offset) in &next_offsets {
             let (topic, partition, offset) = (topic.clone(), *partition, *offset);
             put(&mut head, &Line::Next { topic, partition, offset })?;
         }
@@ -387,6 +423,10 @@ impl Open {
         self.file = Some(file);
         self.number = number;
         self.broken = false;
+        if !has_doubt {
+            (self.in_doubt, self.ends_doubt) = (None, false);
+            self.next_offsets = next_offsets;
+        }
         Ok(number)
     }
 
@@ -534,7 +574,9 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
     let mut replay = Replay { first, last: last(&there), ..Replay::default() };
     let mut state = State::new(std::mem::take(entries));
     let mut was_ended = first == 0;
-    let (mut boot, mut has_gap) = (None, false);
+    let mut boot = None;
+    // What was known of the partitions when the first of them broke.
+    let mut at_gap = None;
     for path in there.range(first.max(1)..).map(|(_, path)| path) {
         let bytes = fs::read(path).unwrap_or_default();
         let lines: Vec<Line> = lines(&bytes).collect();
@@ -545,16 +587,22 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
             continue;
         }
         boot = Some(boot_id.clone());
-        has_gap |= path.extension().is_some_and(|extension| extension == BROKEN);
         was_ended = matches!(lines.last(), Some(Line::End));
         state.begin();
         lines.into_iter().for_each(|line| state.take(line));
+        if path.extension().is_some_and(|extension| extension == BROKEN) {
+            at_gap.get_or_insert_with(|| state.next_offsets.clone());
+        }
     }
     let is_missing = first > 0 && !there.contains_key(&first);
     replay.is_rebooted = !was_ended && boot.is_some_and(|boot| boot != boot_id());
-    replay.is_incomplete = replay.is_rebooted || is_missing || has_gap;
+    replay.is_incomplete = replay.is_rebooted || is_missing || at_gap.is_some();
     if replay.is_rebooted {
         state.go_back();
+    }
+    for (partition, offset) in state.next_offsets.iter_mut().filter(|_| at_gap.is_some()) {
+        let known = at_gap.as_ref().and_then(|known| known.get(partition)).copied();
+        *offset = known.unwrap_or(-1).min(*offset);
     }
     state.finish(&mut replay, entries);
     replay
@@ -997,7 +1045,7 @@ mod tests {
         journal.give_up();
         send(&mut journal, 1, 10, &[ground(0, 200, 300)]);
         journal.settled(BatchId(1), Some(20));
-        assert!(journal.is_broken());
+        assert!(journal.must_begin());
         let check = |first, is_incomplete, offset, next_offset| {
             let (replay, entries) = replayed(folder.path(), first);
             assert_eq!(replay.is_incomplete, is_incomplete, "from {first}");
@@ -1006,7 +1054,7 @@ mod tests {
         };
         check(1, true, 200, 10);
         assert_eq!(journal.begin(vec![(SourceId(0), entry(1, 300))]).expect("begun"), 2);
-        check(1, true, 300, 20);
+        check(1, true, 300, 10);
         check(2, false, 300, 20);
         journal.remove_before(2);
         assert_eq!(journals(folder.path()).into_keys().collect::<Vec<_>>(), [2]);

@@ -33,7 +33,7 @@ use super::multiline::{Event, EventBuffer, Limits};
 use super::policy::Filter;
 use super::registry::Entry;
 use super::restored::Restored;
-use super::{Content, Hub, Life};
+use super::{Content, Hub, Life, Stream};
 use crate::batch::Batch;
 use crate::kafka::producer::LastSequence;
 use crate::kafka::read_back::{Beginning, Found, Outcome, ReadBackError, read_back};
@@ -204,6 +204,7 @@ impl Hub<'_> {
         }
         self.resume.is_incomplete = is_incomplete;
         if is_incomplete {
+            self.journal.doubt();
             log::warn!(
                 "the host was started again, or the journal is gone or broken: what was sent last \
                  is read back from the topic"
@@ -249,6 +250,21 @@ impl Hub<'_> {
     /// Whether it is not known yet what of an earlier process's batches had arrived.
     pub(super) fn is_resuming(&self) -> bool {
         !self.resume.partitions.is_empty()
+    }
+
+    /// Whether nothing that was read back is still to be held against the files, as far as they
+    /// are there.
+    pub(super) fn is_all_compared(&self) -> bool {
+        let is_compared = |life: &Life| match life.file_id {
+            Some(_) => {
+                let offset = self.ledger.settled(life.source).unwrap_or(0);
+                life.arrived.as_ref().is_none_or(|arrived| !arrived.has_more_behind(offset))
+            }
+            None => life.at_end || self.arrivals.is_empty(),
+        };
+        // One without a slot waits for its topic, or for its partition to be read back.
+        let is_read = |stream: &Stream| stream.slot.is_some();
+        self.streams.iter().all(is_read) && self.lives.values().all(|life| is_compared(life))
     }
 
     fn new_source(&mut self) -> SourceId {

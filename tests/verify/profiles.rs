@@ -408,7 +408,7 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(at: &Path) -> SmallDisk {
         std::fs::create_dir_all(at).expect("made");
-        tool("mount", &["-t", "tmpfs", "-o", "size=1m", "verify", &at.display().to_string()]);
+        tool("mount", &["-t", "tmpfs", "-o", "size=4m", "verify", &at.display().to_string()]);
         SmallDisk(at.into())
     }
 }

@@ -33,8 +33,8 @@ impl SaveTrouble {
         if self.said.is_none_or(|said| now >= said + SAY_INTERVAL) {
             self.said = Some(now);
             log::error!(
-                "cannot save the registry in {}: {error}; failed_for={}s; shipping goes on, but \
-                 what is shipped from now on is repeated after a restart",
+                "cannot save the registry in {}: {error}; failed_for={}s; shipping goes on, and \
+                 what is shipped from now on is read back from the topic after a restart",
                 folder.display(),
                 (now - since).as_secs()
             );
