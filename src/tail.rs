@@ -576,17 +576,10 @@ impl<'a> Hub<'a> {
                 return Ok(Turn::More);
             }
             if !life.at_end {
-                let is_begin = life.events.read_offset() == 0;
                 let Some(n) = life.harvester.read_into(&mut life.events, &life.head)? else {
                     let n_unread = n_unread.saturating_sub(life.turn_read as u64);
                     return Ok(Turn::Truncated { n_unread });
                 };
-                if is_begin
-                    && n > 0
-                    && let Some(until) = self.give_back(life, &input, now)
-                {
-                    return Ok(Turn::Wait(Some(until)));
-                }
                 life.at_end = n == 0;
                 if n > 0 {
                     life.turn_read += n;
@@ -600,7 +593,9 @@ impl<'a> Hub<'a> {
                     life.grown_at = now;
                     // While it can be had: it tells whose copy a file is that was truncated.
                     let is_plain = !life.harvester.is_gzipped();
-                    if is_plain && life.head.head_can_grow(life.harvester.stat().size) {
+                    // It may have grown since it was looked at.
+                    let size = life.harvester.stat().size.max(life.events.read_offset());
+                    if is_plain && life.head.head_can_grow(size) {
                         life.head = life.harvester.head()?;
                     }
                 }

@@ -25,10 +25,8 @@ use super::folders::list_at_rest;
 use super::gzip::{self, Survey};
 use super::gzipped::{guard_end, gzipped_entry, is_held_by};
 use super::harvester::{Harvester, Look};
-use super::multiline::{EventBuffer, Limits};
 use super::registry::{Entry, StoredPath};
 use super::{Content, Hub, Life, Phase};
-use crate::config::InputConfig;
 use crate::record::SourceId;
 
 /// Shortest time for which a newcomer that may be a copy waits for the truncation behind it: a
@@ -42,7 +40,7 @@ const LOOKS_MAX: usize = 5;
 const FRESH: Duration = Duration::from_millis(50);
 /// How long a file may wait for a look that no other name comes before: in a folder where names
 /// come all the time there is none.
-const GIVEN_BACK_MAX: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// A newcomer that holds nothing but what its stream's current file begins with.
 #[derive(Debug)]
@@ -206,8 +204,9 @@ impl Hub<'_> {
             }
             let content = life.copied_in(&file, &stat, is_compared).ok()??;
             let read_offset = life.events.read_offset();
+            let head = Checksum::of_head(&file).ok()?;
             let harvester = Harvester::new(&self.open_files, file, stat, read_offset);
-            Some(Copy { name, harvester, head: Checksum::default(), content })
+            Some(Copy { name, harvester, head, content })
         })
     }
 
@@ -259,35 +258,19 @@ impl Hub<'_> {
         }
         // One that is found and read at once was looked for just now.
         let is_fresh = now < life.grown_at + FRESH;
-        if life.scan_wanted == 0 && !is_fresh && self.folders.have_changed(&life.name) {
+        if life.scan_wanted == 0 && !is_fresh && self.folders.must_list(&life.name) {
+            life.scan_wanted = self.n_scans + 1;
+        }
+        // What it held before may have been copied and truncated since that scan.
+        let has_waited = life.scan_wanted > 0 && life.scan_wanted <= self.n_scans;
+        let may_wait = now < life.grown_at + WAIT_MAX;
+        if has_waited && may_wait && self.folders.have_changed(&life.name) {
             life.scan_wanted = self.n_scans + 1;
         }
         if life.scan_wanted <= self.n_scans {
             life.scan_wanted = 0;
             return None;
         }
-        self.scan_soon();
-        Some(self.scan_due)
-    }
-
-    /// Gives back the first bytes of the file at a stream's path where names beside it have changed
-    /// since they were last looked at: what it held before may have been copied and truncated right
-    /// before they were read, and its copy goes out first. Tells until when to wait.
-    pub(super) fn give_back(
-        &mut self,
-        life: &mut Life,
-        input: &InputConfig,
-        now: Instant,
-    ) -> Option<Instant> {
-        let may_wait = !life.rotated && !self.is_stopping && now < life.grown_at + GIVEN_BACK_MAX;
-        if !may_wait || !self.folders.have_changed(&life.name) {
-            return None;
-        }
-        let room = life.events.detach();
-        life.events = EventBuffer::new(0, Limits::of(input), false);
-        life.events.attach(room);
-        life.harvester.go_back();
-        life.scan_wanted = self.n_scans + 1;
         self.scan_soon();
         Some(self.scan_due)
     }

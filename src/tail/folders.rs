@@ -32,10 +32,18 @@ const ABSENT_FOR: Duration = Duration::from_secs(60);
 /// Folders that hold files of streams.
 #[derive(Debug, Default)]
 pub(super) struct Folders {
-    /// What each was when last listed; `None` where it must be listed whatever it is.
-    known: HashMap<PathBuf, Option<Stamp>>,
+    known: HashMap<PathBuf, Known>,
     /// Those that the scan under way has listed, and their devices.
     listed: HashMap<PathBuf, u64>,
+}
+
+/// What is known of a folder.
+#[derive(Debug, Default)]
+struct Known {
+    /// What it was when it was last listed.
+    stamp: Option<Stamp>,
+    /// It need not be listed as long as it is that.
+    is_enough: bool,
 }
 
 /// Changes with any name in a folder.
@@ -55,23 +63,30 @@ impl Folders {
     /// Takes a folder in, unless it is known.
     pub(super) fn add(&mut self, folder: &Path) {
         if !self.known.contains_key(folder) {
-            self.known.insert(folder.to_path_buf(), None);
+            self.known.insert(folder.to_path_buf(), Known::default());
         }
     }
 
     /// Has the folder of a file listed by the next scan, whether it changes or not.
     pub(super) fn look_again(&mut self, name: &Path) {
-        if let Some(stamp) = name.parent().and_then(|folder| self.known.get_mut(folder)) {
-            *stamp = None;
+        if let Some(known) = name.parent().and_then(|folder| self.known.get_mut(folder)) {
+            known.is_enough = false;
         }
     }
 
-    /// Tells whether names beside a file may have changed since they were last listed.
+    /// Tells whether what stands beside a file is to be listed, for names there have changed or may
+    /// have, or a file could not be read.
+    pub(super) fn must_list(&self, name: &Path) -> bool {
+        let known = name.parent().and_then(|folder| self.known.get(folder));
+        known.is_some_and(|known| !known.is_enough) || self.have_changed(name)
+    }
+
+    /// Tells whether names beside a file have changed since they were last listed.
     pub(super) fn have_changed(&self, name: &Path) -> bool {
         let known = name.parent().and_then(|folder| Some((folder, self.known.get(folder)?)));
         known.is_some_and(|(folder, known)| {
             let now = fs::metadata(folder).map(|metadata| Stamp::of(&Stat::from(&metadata)));
-            now.ok() != *known
+            known.stamp.is_some_and(|stamp| now.ok() != Some(stamp))
         })
     }
 
@@ -81,19 +96,19 @@ impl Folders {
         let mut files = Vec::new();
         for (folder, known) in &mut self.known {
             let Ok(metadata) = fs::metadata(folder) else {
-                *known = None;
+                *known = Known::default();
                 continue;
             };
             let stamp = Stamp::of(&Stat::from(&metadata));
-            if *known == Some(stamp) {
+            if known.stamp == Some(stamp) && known.is_enough {
                 continue;
             }
             // Another change within the same tick would not show.
             let is_old = stamp.mtime_ns < ns_of(SystemTime::now() - 2 * TICK);
-            *known = None;
+            *known = Known::default();
             if let Ok(found) = list_at_rest(folder) {
                 files.extend(found);
-                *known = is_old.then_some(stamp);
+                *known = Known { stamp: Some(stamp), is_enough: is_old };
                 self.listed.insert(folder.clone(), stamp.inode.dev);
             }
         }

@@ -221,14 +221,8 @@ impl Harvester {
     }
 
     /// Returns a harvester of the same file that goes on at byte 0.
-    pub fn begin_again(mut self) -> Harvester {
-        self.go_back();
-        self
-    }
-
-    /// Goes back to byte 0, as if nothing had been read.
-    pub fn go_back(&mut self) {
-        (self.last_bytes, self.marks, self.dropped_to) = (Vec::new(), Marks::default(), 0);
+    pub fn begin_again(self) -> Harvester {
+        Harvester { last_bytes: Vec::new(), marks: Marks::default(), dropped_to: 0, ..self }
     }
 
     /// What the file system said when it was last looked at.
