@@ -248,6 +248,9 @@ struct Life {
     number: u32,
     file_id: Option<String>,
     origin: Option<Origin>,
+    /// It goes on where a power cut has left less than was shipped of it: without what stands in
+    /// the topic for its ground, its name says nothing.
+    is_cut: bool,
     /// Ground that stands in the topic already, as found there after a crash.
     arrived: Option<Box<Arrived>>,
     /// Before it may lie ground that stands in the topic, though not known to.
@@ -753,7 +756,7 @@ impl<'a> Hub<'a> {
                 continue;
             }
             self.make_known(life, &event, journal);
-            if let Some(arrived) = &life.arrived
+            while let Some(arrived) = &life.arrived
                 && arrived.has_another(&event, life.events.text(&event, &mut room))
             {
                 self.begin_other_content(life, slot, event.start);
@@ -855,10 +858,7 @@ impl<'a> Hub<'a> {
             // What lies before is settled under the name that it has in the topic.
             self.settle_passed(slot);
         }
-        life.number += 1;
-        (life.file_id, life.origin, life.doubtful_end) = (None, None, 0);
-        (life.arrived, life.journal) = (None, 0);
-        life.waymarks = Waymarks::default();
+        life.begin_other_name();
     }
 
     /// Gives a life its name, which follows from its first event.
@@ -1183,9 +1183,7 @@ impl<'a> Hub<'a> {
         if !self.dirty || self.saving || now < self.save_due {
             return;
         }
-        if self.journal.is_in_doubt() && self.is_all_compared() {
-            self.journal.end_doubt();
-        }
+        self.end_doubt();
         // All there is, once that is the shorter way or the journal is not whole.
         let journal_max = match self.config.tail.journal_bytes_max as u64 {
             0 => 0,
@@ -1236,7 +1234,7 @@ impl<'a> Hub<'a> {
         let finished = self.finished.values().map(|finished| &finished.entry);
         entries.extend(finished.chain(self.restored.iter()).cloned());
         let known: Vec<SourceId> = files.iter().map(|(source, _)| *source).collect();
-        // Where no new one can begin, the old one goes on: it says all that the registry does not.
+        // Where no new one can begin, what the old one says is the last that is known.
         let journal = self.journal.begin(files).unwrap_or_else(|error| {
             log::warn!("cannot begin a new journal: {error}");
             self.journal.number()
@@ -1314,6 +1312,7 @@ impl<'a> Hub<'a> {
             life.note_checksums(offset);
             life.harvester.park();
         }
+        self.end_doubt();
         let save = self.snapshot();
         self.save(save);
         let saved = self.saver.results.recv();
@@ -1372,15 +1371,24 @@ impl Life {
         matches!(self.phase, Phase::Reading | Phase::Lingering)
     }
 
-    /// Tells whether an event stands in the topic already.
-    /// Tells whether behind all that is in the file something stands in the topic for its ground.
-    fn has_lost_its_end(&self) -> bool {
-        let is_between_events = !self.events.has_open() && !self.events.has_partial();
-        let arrived = self.arrived.as_ref().filter(|arrived| arrived.is_doubtful());
-        is_between_events
-            && arrived.is_some_and(|arrived| arrived.has_more_behind(self.events.event_offset()))
+    /// Gives up its name, and what is known of the records under it.
+    fn begin_other_name(&mut self) {
+        self.number += 1;
+        (self.file_id, self.origin, self.doubtful_end) = (None, None, 0);
+        (self.arrived, self.journal) = (None, 0);
+        self.waymarks = Waymarks::default();
     }
 
+    /// Tells whether behind all that is in the file something stands in the topic for its ground.
+    fn has_lost_its_end(&self) -> bool {
+        // An open event is compared once it is whole; the last line may have been torn.
+        let is_compared = self.content == Content::Own && !self.events.has_open();
+        let arrived = self.arrived.as_ref().filter(|arrived| arrived.is_doubtful());
+        is_compared
+            && arrived.is_some_and(|arrived| arrived.has_more_behind(self.events.read_offset()))
+    }
+
+    /// Tells whether an event stands in the topic already.
     fn has_arrived(&self, event: &multiline::Event) -> bool {
         self.arrived.as_ref().is_some_and(|arrived| arrived.covers(event))
     }

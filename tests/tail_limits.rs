@@ -306,7 +306,11 @@ fn a_stale_handle_is_opened_anew_by_its_name() {
     let mut scene = Scene::new("*.log");
     let mut command = Command::new("strace");
     let trace = scene.state.path().join("trace");
-    command.args(["-f", "-qq", "-e", "trace=pread64"]).arg("-P").arg(scene.logs.path("a.log"));
+    // `-D`: the shipper is the child that is ended with the test, and not strace alone.
+    command
+        .args(["-D", "-f", "-qq", "-e", "trace=pread64"])
+        .arg("-P")
+        .arg(scene.logs.path("a.log"));
     command.args(["-e", "inject=pread64:error=ESTALE:when=2..4", "-o"]).arg(&trace);
     command.arg(shipper_binary()).args(["tail", "-c"]);
     scene.logs.append("a.log", lines(0..100));

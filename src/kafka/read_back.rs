@@ -245,9 +245,11 @@ impl Reader<'_> {
         let code = error.rdkafka_error_code();
         match code {
             Some(TopicAuthorizationFailed) => return Err(ReadBackError::Denied { topic }),
-            Some(UnknownPartition) => {
+            Some(UnknownPartition) if self.has_no_partition() => {
                 return Err(ReadBackError::NoPartition { topic, partition: self.partition });
             }
+            // Said also of one that has no leader just now.
+            Some(UnknownPartition) => {}
             // The error callback says it, with the broker's name.
             Some(BrokerTransportFailure | AllBrokersDown | Resolve) => {}
             // librdkafka looks for the coordinator of a group that we never join.
@@ -255,6 +257,18 @@ impl Reader<'_> {
             _ => self.consumer.context().complain(&format!("{code:?}"), &error.to_string()),
         }
         Ok(())
+    }
+
+    /// Tells whether the topic is known to have partitions, and not this one.
+    fn has_no_partition(&self) -> bool {
+        let metadata = self.consumer.fetch_metadata(Some(self.topic), QUESTION_TIMEOUT);
+        metadata.is_ok_and(|metadata| {
+            metadata.topics().iter().any(|topic| {
+                let is_it = topic.name() == self.topic && topic.error().is_none();
+                let mut others = topic.partitions().iter();
+                is_it && others.len() > 0 && others.all(|other| other.id() != self.partition)
+            })
+        })
     }
 
     fn read_forwards(&mut self, from: i64, low: i64, high: i64) -> Result<(), ReadBackError> {

@@ -65,6 +65,8 @@ pub(super) struct Begin {
     pub(super) is_linked: bool,
     pub(super) place: Place,
     pub(super) waymarks: Waymarks,
+    /// A power cut has left less than was shipped of it.
+    pub(super) is_cut: bool,
 }
 
 /// When a life has its turn.
@@ -89,6 +91,7 @@ impl Begin {
             is_linked: false,
             place: Place::ByAge,
             waymarks: Waymarks::default(),
+            is_cut: false,
         }
     }
 }
@@ -438,6 +441,7 @@ impl Hub<'_> {
                     is_linked: found.link.is_some(),
                     place: if is_late { Place::Late } else { Place::ByAge },
                     waymarks: Waymarks::up_to(entry.waymarks, entry.offset),
+                    is_cut: false,
                 }
             }
             (Ok(Identity::Cut(place)), Some(entry)) => {
@@ -457,6 +461,7 @@ impl Hub<'_> {
                     first_seen_ms: entry.first_seen_ms,
                     is_linked: found.link.is_some(),
                     waymarks: Waymarks::up_to(entry.waymarks, place.offset),
+                    is_cut: true,
                     ..Begin::at(place.offset)
                 }
             }
@@ -606,6 +611,7 @@ impl Hub<'_> {
             number: begin.number,
             file_id: begin.file_id,
             origin: None,
+            is_cut: begin.is_cut,
             arrived: None,
             doubtful_end: 0,
             at_end: false,

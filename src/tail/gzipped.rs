@@ -224,6 +224,7 @@ impl Hub<'_> {
             is_linked: false,
             place: if entry.done { Place::Late } else { Place::ByAge },
             waymarks: Waymarks::default(),
+            is_cut: false,
         };
         self.open_gzipped(stream, found, file, entry.head, begin);
     }

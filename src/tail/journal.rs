@@ -29,7 +29,7 @@
 //! | the process or host ends by | known afterwards | repeats |
 //! |---|---|---|
 //! | kill, out of memory, panic, upgrade | everything | none: the broker tells what arrived |
-//! | power cut | up to the last fdatasync | none: what arrived since is read back from the topic, and held against the files, which may have lost it; one that lost more is read again |
+//! | power cut | up to the last fdatasync | none: what arrived since is read back from the topic, and held against the files, which may have lost it; one that lost more is held against the topic from an earlier place on (`waymarks.rs`) |
 //! | full disk, then a kill | up to the last line that fitted | what came since in partitions that had no open batch by then; in the others none, for the leader knows more than the journal |
 //! | neither the broker nor the topic may be asked | the open batches | those, counted |
 //!
@@ -188,7 +188,7 @@ impl Journal {
     /// Begins a new journal, whose head repeats the batches that are open; `files` are the lives
     /// they have ground in. Returns its number.
     ///
-    /// Errors: the disk's; the journal before is then still the one in use.
+    /// Errors: the disk's; the journal before is then broken.
     pub fn begin(&self, files: Vec<(SourceId, Entry)>) -> io::Result<u64> {
         self.open().begin(files)
     }
@@ -378,7 +378,7 @@ impl Open {
     fn write_new(&mut self, files: Vec<(SourceId, Entry)>) -> io::Result<u64> {
         let has_doubt = self.in_doubt.is_some() && !self.ends_doubt;
         // Of no boot, as if the host had been started again since.
-        let boot_id = if has_doubt { String::new() } else { boot_id() };
+        let boot_id = if has_doubt { "in doubt".into() } else { boot_id() };
         let mut next_offsets = self.next_offsets.clone();
         if !has_doubt {
             next_offsets.extend(self.in_doubt.clone().unwrap_or_default());
@@ -496,7 +496,8 @@ fn journals(folder: &Path) -> BTreeMap<u64, PathBuf> {
     let paths = files.flatten().map(|file| file.path());
     let number = |path: &Path| -> Option<u64> {
         let name = path.file_name()?.to_str()?.strip_prefix("journal.")?;
-        name.strip_suffix(".broken").unwrap_or(name).parse().ok()
+        let number = name.strip_suffix(BROKEN).and_then(|name| name.strip_suffix('.'));
+        number.unwrap_or(name).parse().ok()
     };
     paths.filter_map(|path| Some((number(&path)?, path))).collect()
 }
@@ -575,8 +576,9 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
     let mut state = State::new(std::mem::take(entries));
     let mut was_ended = first == 0;
     let mut boot = None;
-    // What was known of the partitions when the first of them broke.
-    let mut at_gap = None;
+    // What was known of the partitions when the first of them broke; nothing, if it is gone.
+    let is_missing = first > 0 && !there.contains_key(&first);
+    let mut at_gap = is_missing.then(BTreeMap::new);
     for path in there.range(first.max(1)..).map(|(_, path)| path) {
         let bytes = fs::read(path).unwrap_or_default();
         let lines: Vec<Line> = lines(&bytes).collect();
@@ -594,9 +596,8 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
             at_gap.get_or_insert_with(|| state.next_offsets.clone());
         }
     }
-    let is_missing = first > 0 && !there.contains_key(&first);
     replay.is_rebooted = !was_ended && boot.is_some_and(|boot| boot != boot_id());
-    replay.is_incomplete = replay.is_rebooted || is_missing || at_gap.is_some();
+    replay.is_incomplete = replay.is_rebooted || at_gap.is_some();
     if replay.is_rebooted {
         state.go_back();
     }

@@ -17,6 +17,11 @@
 //! 4. Where Read is not granted, the batches are sent again on trust. The broker, which remembers
 //!    the last five, most likely recognises them; one that has forgotten the producer would not say
 //!    so, and therefore all of them are counted as `records_maybe_repeated`.
+//!
+//! After a power cut or a full disk any partition may hold what the journal does not know: each is
+//! read back before anything goes there, and after a power cut each event is compared with what
+//! stands there for its ground. Until all that is done the journal is in doubt, so that a crash
+//! meanwhile begins with it again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -33,7 +38,7 @@ use super::multiline::{Event, EventBuffer, Limits};
 use super::policy::Filter;
 use super::registry::Entry;
 use super::restored::Restored;
-use super::{Content, Hub, Life, Stream};
+use super::{Content, Hub, Life};
 use crate::batch::Batch;
 use crate::kafka::producer::LastSequence;
 use crate::kafka::read_back::{Beginning, Found, Outcome, ReadBackError, read_back};
@@ -252,9 +257,19 @@ impl Hub<'_> {
         !self.resume.partitions.is_empty()
     }
 
+    /// Ends the journal's doubt once all that was read back was held against the files.
+    pub(super) fn end_doubt(&mut self) {
+        if self.journal.is_in_doubt() && self.is_all_compared() {
+            self.journal.end_doubt();
+            // All of it lies before what is settled, or is of files that are gone.
+            self.lives.values_mut().for_each(|life| life.arrived = None);
+            self.arrivals.clear();
+        }
+    }
+
     /// Whether nothing that was read back is still to be held against the files, as far as they
     /// are there.
-    pub(super) fn is_all_compared(&self) -> bool {
+    fn is_all_compared(&self) -> bool {
         let is_compared = |life: &Life| match life.file_id {
             Some(_) => {
                 let offset = self.ledger.settled(life.source).unwrap_or(0);
@@ -263,8 +278,8 @@ impl Hub<'_> {
             None => life.at_end || self.arrivals.is_empty(),
         };
         // One without a slot waits for its topic, or for its partition to be read back.
-        let is_read = |stream: &Stream| stream.slot.is_some();
-        self.streams.iter().all(is_read) && self.lives.values().all(|life| is_compared(life))
+        let is_read = |life: &Life| self.streams[life.stream].slot.is_some();
+        self.lives.values().all(|life| is_read(life) && is_compared(life))
     }
 
     fn new_source(&mut self) -> SourceId {
@@ -513,6 +528,9 @@ impl Hub<'_> {
         let Some(Resuming { batches, streams }) = self.resume.partitions.remove(name) else {
             return;
         };
+        if in_doubt {
+            self.rename_cut(&streams);
+        }
         for ReplayedBatch { sent, is_settled } in batches {
             self.journal.void(sent.batch);
             if is_settled {
@@ -530,6 +548,20 @@ impl Hub<'_> {
             }
         }
         self.end_resume(name, streams);
+    }
+
+    /// Gives files that a power cut has made shorter another name where it is not known what stands
+    /// in the topic under the old one: two events of one name would be one document.
+    fn rename_cut(&mut self, streams: &HashSet<usize>) {
+        let is_it = |life: &&mut Box<Life>| life.is_cut && streams.contains(&life.stream);
+        for life in self.lives.values_mut().filter(is_it) {
+            log::warn!(
+                "{}: what it holds behind {} is shipped again under another file_id",
+                life.name.display(),
+                life.events.event_offset()
+            );
+            life.begin_other_name();
+        }
     }
 
     fn end_resume(&mut self, name: &PartitionName, streams: HashSet<usize>) {
