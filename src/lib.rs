@@ -14,7 +14,8 @@
 //! of its partition. [`kafka::producer`] delivers the batch, [`ledger`] moves the settled prefix of
 //! each file, [`tail::journal`] and [`tail::registry`] put it on disk, where [`cli::checkpoint`]
 //! shows and changes it. After a crash the next process goes on as the same producer
-//! (`tail/resume.rs`), or asks the topic ([`kafka::read_back`]).
+//! (`tail/resume.rs`), or asks the topic ([`kafka::read_back`]); `tail/waymarks.rs` says where a file
+//! goes on of which a power cut took the end.
 //!
 //! **Walk 2, topic to index** ([`index`]): [`kafka::consumer`] is the member of the group.
 //! [`index::event`] takes the event out of a record's value, [`index::kafka_log`] its fields out of

@@ -8,11 +8,20 @@ use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
-use support::counter;
 use support::tail::{LIMIT, Scene, covered, lines, numbered};
+use support::{counter, wait_for};
 
 /// With the path alone, as for Kafka's own logs, and with a glob that finds rotated files too.
 const PATTERNS: [&str; 2] = ["server.log", "server.log*"];
+
+/// Waits until what is made or written next is younger than all that is there.
+fn wait_for_tick(scene: &Scene) {
+    let probe = scene.state.path().join("tick");
+    let write = || fs::write(&probe, "x").and_then(|()| fs::metadata(&probe)?.modified());
+    let before = write().expect("written");
+    let is_later = || (write().expect("written") > before).then_some(());
+    wait_for(LIMIT, "tick of the clock", is_later, String::new);
+}
 
 /// Sets a time that is later than all others so far: files of one tick of the clock have no order.
 fn date(scene: &Scene, name: &str, n: usize) {
@@ -430,12 +439,12 @@ fn a_file_that_is_written_to_after_the_next_was_made_goes_out_before_it() {
         scene.logs.rename("server.log", "server.log.2026-01-31-00");
         for name in names {
             scene.logs.append(&format!("{name}-held"), "");
-            std::thread::sleep(Duration::from_millis(20));
+            wait_for_tick(&scene);
         }
         // Each in a tick of its own, the older one last.
         for (at, name) in names.iter().enumerate().rev() {
             scene.logs.append(&format!("{name}-held"), lines(1 + at..2 + at));
-            std::thread::sleep(Duration::from_millis(20));
+            wait_for_tick(&scene);
             scene.logs.rename(&format!("{name}-held"), name);
         }
         scene.logs.append("server.log", lines(3..4));
