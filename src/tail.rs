@@ -83,6 +83,10 @@ use waymarks::Waymarks;
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
 const TURN_BYTES: usize = 1024 * 1024;
 
+/// Batches that wait for the producer to compress them: one that it is at, and the next. They are
+/// most of the memory of a walk at full rate.
+const UNCOMPRESSED_MAX: usize = 1;
+
 /// Bytes that should be free where the state is: many times what the journal grows by between two
 /// saves.
 const STATE_ROOM: u64 = 256 * 1024;
@@ -162,6 +166,8 @@ struct Hub<'a> {
     spare: Vec<RecordArena>,
     ledger: Ledger,
     under_way: usize,
+    /// Batches of those whose arenas have not come back.
+    uncompressed: usize,
     records_under_way: u64,
     next_batch: u64,
     /// Bytes of ground under way that a policy dropped, by the batch that settles it.
@@ -395,6 +401,7 @@ impl<'a> Hub<'a> {
             spare: Vec::new(),
             ledger: Ledger::default(),
             under_way: 0,
+            uncompressed: 0,
             records_under_way: 0,
             next_batch: 0,
             dropped_in: HashMap::new(),
@@ -878,13 +885,18 @@ impl<'a> Hub<'a> {
 
     // ---- batches ----
 
+    /// Whether fewer batches than may be are under way, and before the producer has compressed them.
+    fn can_send(&self) -> bool {
+        self.under_way < self.config.batch.in_flight_max && self.uncompressed < UNCOMPRESSED_MAX
+    }
+
     /// Sends the open batch of a slot; `false` while as many as may be are under way.
     fn seal(&mut self, slot: usize) -> bool {
         if self.open[slot].has_only_passed() {
             self.settle_passed(slot);
             return true;
         }
-        if self.under_way >= self.config.batch.in_flight_max {
+        if !self.can_send() {
             return false;
         }
         let spare = self.spare.pop();
@@ -917,6 +929,7 @@ impl<'a> Hub<'a> {
         }
         self.next_batch += 1;
         self.under_way += 1;
+        self.uncompressed += 1;
         self.records_under_way += u64::from(batch.records.count());
         self.ledger.take(&batch.spans);
         self.journal_files(&batch.spans);
@@ -1017,6 +1030,7 @@ impl<'a> Hub<'a> {
         match delivery {
             Delivery::Topic { topic, n_partitions } => self.on_topic(&topic, n_partitions),
             Delivery::Recycled(mut records) => {
+                self.uncompressed -= 1;
                 records.clear();
                 self.spare.push(records);
             }
@@ -1167,7 +1181,7 @@ impl<'a> Hub<'a> {
 
     fn next_deadline(&self) -> Instant {
         let linger = self.config.batch.linger;
-        let has_room = self.under_way < self.config.batch.in_flight_max;
+        let has_room = self.can_send();
         let due = |open: &OpenBatch| open.due(linger).filter(|_| has_room);
         let batches = self.open.iter().filter_map(due);
         let save = (self.dirty && !self.saving).then_some(self.save_due);

@@ -80,25 +80,7 @@ fn records_of_this_host_are_found_among_those_of_others() {
 }
 
 #[test]
-fn what_is_beyond_the_bound_is_left_and_the_outcome_says_so() {
-    let cluster = MockCluster::new(1).unwrap();
-    let topic = topic_of(&cluster, mixed(8, 50));
-    let bootstrap = cluster.bootstrap_servers();
-    let (all, _) = look(&bootstrap, &topic, 0, u64::MAX);
-    let (outcome, found) = look(&bootstrap, &topic, 0, all.n_bytes / 2);
-    assert!(outcome.bound_reached);
-    assert!((50..350).contains(&outcome.to), "{outcome:?}");
-    assert_eq!(outcome.n_records, outcome.to as u64);
-    assert_eq!(found, expected(0..outcome.to, 50));
-
-    let (outcome, _) = look(&bootstrap, &topic, 0, all.n_bytes);
-    assert_eq!(outcome, all);
-    let (outcome, found) = look(&bootstrap, &topic, 0, 0);
-    assert!(outcome.bound_reached && outcome.to == 0 && found.is_empty(), "{outcome:?}");
-}
-
-#[test]
-fn without_an_offset_the_newest_records_are_read_up_to_the_bound() {
+fn the_newest_records_are_read_up_to_the_bound() {
     let cluster = MockCluster::new(1).unwrap();
     let n = 20_000; // Several pieces.
     let topic = topic_of(&cluster, mixed(8, n / 8));
@@ -107,23 +89,34 @@ fn without_an_offset_the_newest_records_are_read_up_to_the_bound() {
         found.sort_by_key(|one| one.topic_offset);
         found
     };
+    let (n, len) = (n as i64, n as i64 / 8);
     // An offset this partition never had tells as little as none.
-    for from in [-1, n as i64 + 1] {
-        let (outcome, found) = look(&bootstrap, &topic, from, u64::MAX);
-        assert_eq!((outcome.from, outcome.to), (0, n as i64));
-        assert_eq!((outcome.beginning, outcome.bound_reached), (Beginning::Newest, false));
-        assert_eq!(outcome.n_records, n as u64);
-        assert!(sorted(found) == expected(0..n as i64, n as i64 / 8), "{outcome:?}");
-    }
+    let cases = [
+        (-1, 0, Beginning::Unknown),
+        (n + 1, 0, Beginning::Unknown),
+        (0, 0, Beginning::Asked),
+        (3000, 3000, Beginning::Asked),
+    ];
+    for (asked, from, beginning) in cases {
+        let (all, found) = look(&bootstrap, &topic, asked, u64::MAX);
+        assert_eq!((all.from, all.to), (from, n));
+        assert_eq!((all.beginning, all.bound_reached), (beginning, false));
+        assert_eq!(all.n_records, (n - from) as u64);
+        assert!(sorted(found) == expected(from..n, len), "{all:?}");
+        assert_eq!(look(&bootstrap, &topic, asked, all.n_bytes).0, all);
 
-    let (all, _) = look(&bootstrap, &topic, -1, u64::MAX);
-    let (outcome, found) = look(&bootstrap, &topic, -1, all.n_bytes * 3 / 4);
-    assert_eq!((outcome.beginning, outcome.bound_reached), (Beginning::Newest, true));
-    assert_eq!(outcome.to, n as i64);
-    assert!((1..n as i64).contains(&outcome.from), "{outcome:?}");
-    let whole = expected(outcome.from..n as i64, n as i64 / 8);
-    let found = sorted(found);
-    assert!(found.ends_with(&whole), "{} found, {} expected", found.len(), whole.len());
+        let (outcome, found) = look(&bootstrap, &topic, asked, all.n_bytes * 3 / 4);
+        assert_eq!((outcome.beginning, outcome.bound_reached), (beginning, true));
+        assert_eq!(outcome.to, n);
+        assert!((from + 1..n).contains(&outcome.from), "{outcome:?}");
+        let whole = expected(outcome.from..n, len);
+        let found = sorted(found);
+        assert!(found.ends_with(&whole), "{} found, {} expected", found.len(), whole.len());
+
+        let (outcome, found) = look(&bootstrap, &topic, asked, 0);
+        assert!(outcome.bound_reached && found.is_empty(), "{outcome:?}");
+        assert_eq!((outcome.from, outcome.to), (n, n));
+    }
 }
 
 #[test]

@@ -237,14 +237,14 @@ fn a_topic_made_anew_knows_no_producer() {
         cluster.make_topic(&topic, 1, &[]);
         assert_eq!(known(&cluster, &topic), []);
         let (outcome, found) = look(&cluster, &topic, 600);
-        assert_eq!((outcome.beginning, outcome.from, outcome.to), (Beginning::Newest, 0, 0));
+        assert_eq!((outcome.beginning, outcome.from, outcome.to), (Beginning::Unknown, 0, 0));
         assert_eq!(found, []);
 
         let id = cluster.producer_id();
         let samples = shipped("us", "file-1", 0, LEN);
         assert_eq!(cluster.produce((&topic, 0), id, 4711, &samples), Ok(0), "any sequence");
         let (outcome, found) = look(&cluster, &topic, 600);
-        assert_eq!((outcome.beginning, outcome.from, outcome.to), (Beginning::Newest, 0, 50));
+        assert_eq!((outcome.beginning, outcome.from, outcome.to), (Beginning::Unknown, 0, 50));
         assert_eq!(found.len(), LEN);
     }
 }

@@ -32,8 +32,8 @@ use crate::config::KafkaConfig;
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long is waited for a message before we look whether we are to stop.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
-/// Offsets in the first of the pieces in which a partition is read backwards; each next one is
-/// twice as long. Some 2 MB of broker log.
+/// Offsets in the first of the pieces in which a partition is read; each next one is twice as long.
+/// Some 2 MB of broker log.
 const PIECE_LEN: i64 = 8192;
 
 /// Where one of our records stands, and which ground it covers.
@@ -56,12 +56,11 @@ pub struct Found {
 pub struct Outcome {
     /// The first offset read; what stood before it was not looked at.
     pub from: i64,
-    /// The offset after the last one read: the partition's end as of the start of the call, unless
-    /// `bound_reached`.
+    /// The offset after the last one read: the partition's end as of the start of the call.
     pub to: i64,
     /// How `from` came about.
     pub beginning: Beginning,
-    /// More is there, for `bytes_max` is used up.
+    /// What is older was not read, for `bytes_max` is used up.
     pub bound_reached: bool,
     /// Bytes of keys, values and headers read, ours or not.
     pub n_bytes: u64,
@@ -80,8 +79,8 @@ pub enum Beginning {
     /// Or what came after it was deleted while it was read.
     Gone,
     /// None was asked for, or one that this partition never had, as where the topic was made anew
-    /// or an unclean election cut its end off. The newest `bytes_max` were read.
-    Newest,
+    /// or an unclean election cut its end off: it is the oldest there is.
+    Unknown,
 }
 
 /// Why a partition cannot be read back.
@@ -130,12 +129,13 @@ impl std::error::Error for ReadBackError {
 }
 
 /// Reads a partition from `from_offset` to its end as of now and shows `visit` each record of
-/// `host`, in the order of the partition; one whose event a rotation cut in two for either part.
+/// `host`; one whose event a rotation cut in two for either part. The partition is read backwards
+/// piece by piece, the newest piece first, each in the order of the partition: what a process wrote
+/// just before it died is at the end.
 ///
 /// Units: `from_offset` is one of the partition, and -1 where none is known. Then, as where it lies
-/// beyond the end, the partition is read backwards piece by piece, the newest piece first, each in
-/// the order of the partition: what a process wrote just before it died is at the end. `bytes_max`
-/// counts keys, values and headers, decompressed; the record that reaches it is the last.
+/// beyond the end, all that is there is read. `bytes_max` counts keys, values and headers,
+/// decompressed; the record that reaches it is the last.
 /// Errors: `Denied`, `NoPartition`, `Client`; `Stopped` within about a second after `stop` has a
 /// message or is disconnected. Brokers that are away and a topic that is not there are waited for,
 /// and complained of once. What was shown to `visit` before an error does stand in the partition.
@@ -171,11 +171,14 @@ pub fn read_back(
         },
     };
     let (low, high) = reader.watermarks()?;
-    if from_offset < 0 || from_offset > high {
-        reader.read_backwards(low, high)?;
-    } else {
-        reader.read_forwards(from_offset, low, high)?;
-    }
+    reader.outcome.beginning = match from_offset {
+        0.. if from_offset > high => Beginning::Unknown,
+        0.. if from_offset < low => Beginning::Gone,
+        0.. => Beginning::Asked,
+        _ => Beginning::Unknown,
+    };
+    let is_asked = reader.outcome.beginning == Beginning::Asked;
+    reader.read_backwards(if is_asked { from_offset } else { low }, high)?;
     Ok(reader.outcome)
 }
 
@@ -271,26 +274,19 @@ impl Reader<'_> {
         })
     }
 
-    fn read_forwards(&mut self, from: i64, low: i64, high: i64) -> Result<(), ReadBackError> {
-        if from < low {
-            self.outcome.beginning = Beginning::Gone;
-        }
-        self.outcome.from = from.max(low);
-        self.outcome.to = self.read(self.outcome.from, high)?;
-        Ok(())
-    }
-
     /// Reads piece by piece from `high` down to `low`.
     fn read_backwards(&mut self, low: i64, high: i64) -> Result<(), ReadBackError> {
-        self.outcome.beginning = Beginning::Newest;
         (self.outcome.from, self.outcome.to) = (high, high);
         let mut piece_len = PIECE_LEN;
         while self.outcome.from > low {
             let end = self.outcome.from;
             let start = end.saturating_sub(piece_len).max(low);
-            self.read(start, end)?;
+            let read_to = self.read(start, end)?;
             if self.outcome.bound_reached {
                 break; // Amid this piece, which is not counted as read.
+            }
+            if end == high {
+                self.outcome.to = read_to;
             }
             self.outcome.from = start;
             piece_len = piece_len.saturating_mul(2);

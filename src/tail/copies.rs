@@ -94,6 +94,7 @@ impl Hub<'_> {
         let Some(source) = self.in_place(stream) else {
             return false;
         };
+        let can_send = self.can_send();
         let life = self.lives.get_mut(&source).expect("lives of queues are open");
         let look = match life.harvester.is_parked() {
             true => life.stat_now().map(|now| match now.size < life.events.read_offset() {
@@ -107,9 +108,8 @@ impl Hub<'_> {
         }
         // One that has a name was read by an earlier process.
         let is_unread = life.events.read_offset() == 0 && life.file_id.is_none();
-        let has_turns = life.phase == Phase::Reading
-            && self.streams[stream].slot.is_some()
-            && self.under_way < self.config.batch.in_flight_max;
+        let has_turns =
+            life.phase == Phase::Reading && self.streams[stream].slot.is_some() && can_send;
         if is_unread && !has_turns {
             // Its copies are files of their own then, and opened before they are gone.
             life.note_head();

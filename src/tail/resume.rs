@@ -644,6 +644,7 @@ impl Hub<'_> {
         *self.dropped_in.entry(sent.batch).or_default() += n_bytes - n_own;
         self.ledger.take(&spans);
         self.under_way += 1;
+        self.uncompressed += 1;
         self.records_under_way += u64::from(sent.n_records);
         self.counters.batches_resent.add(1);
         let batch = Batch {
