@@ -624,7 +624,9 @@ impl<'a> Hub<'a> {
             if life.has_lost_its_end()
                 && let Some(slot) = self.streams[life.stream].slot
             {
-                self.begin_other_content(life, slot, life.events.event_offset());
+                if !self.begin_other_content(life, slot, life.events.event_offset()) {
+                    return Ok(Turn::Blocked);
+                }
                 // At once: what follows must not get the names of what stands in the topic.
                 self.journal_life(life, self.journal.number());
             }
@@ -742,7 +744,7 @@ impl<'a> Hub<'a> {
         let (mut n_events, mut n_lines, mut has_room) = (0, 0, true);
         let journal = self.journal.number();
         let mut room = std::mem::take(&mut self.text);
-        while let Some(event) = life.events.peek(&input.multiline) {
+        'events: while let Some(event) = life.events.peek(&input.multiline) {
             if self.streams[life.stream].cut_event.is_some() {
                 match self.put_cut_event(life, &event, timestamp_ms, now) {
                     Put::Blocked => {
@@ -766,7 +768,10 @@ impl<'a> Hub<'a> {
             while let Some(arrived) = &life.arrived
                 && arrived.has_another(&event, life.events.text(&event, &mut room))
             {
-                self.begin_other_content(life, slot, event.start);
+                if !self.begin_other_content(life, slot, event.start) {
+                    has_room = false;
+                    break 'events;
+                }
                 self.make_known(life, &event, journal);
             }
             if life.has_arrived(&event) {
@@ -855,17 +860,21 @@ impl<'a> Hub<'a> {
 
     /// Gives a life another name from an offset on, for what stands in the topic for its ground
     /// behind that is not in it: a power cut took that back, and the writer goes on from there.
-    fn begin_other_content(&mut self, life: &mut Life, slot: usize, offset: u64) {
+    /// `false` while what lies before is not settled, under the name that it has in the topic.
+    fn begin_other_content(&mut self, life: &mut Life, slot: usize, offset: u64) -> bool {
+        if self.open[slot].since.is_some() && !self.seal(slot) {
+            return false;
+        }
+        if self.ledger.settled(life.source) != Some(offset) {
+            return false;
+        }
         log::warn!(
             "file went back: name={} offset={offset}: what was shipped of it behind this offset is \
              not in it any more, after a power cut; what follows is shipped under another file_id",
             life.name.display()
         );
-        if self.open[slot].has_only_passed() {
-            // What lies before is settled under the name that it has in the topic.
-            self.settle_passed(slot);
-        }
         life.begin_other_name();
+        true
     }
 
     /// Gives a life its name, which follows from its first event.
@@ -1256,7 +1265,8 @@ impl<'a> Hub<'a> {
         for source in known {
             self.lives.get_mut(&source).expect("seen above").journal = journal;
         }
-        Save::Registry { entries, journal }
+        let head = self.journal.file().ok().map(|(file, _)| file);
+        Save::Registry { entries, journal, head }
     }
 
     fn save_changes(&mut self) -> Save {

@@ -357,23 +357,19 @@ fn they_come_once_if_the_power_failed_and_took_the_end_of_the_journal() {
 
 /// Makes the journals those of another boot, and cuts the last quarter of their lines off.
 fn cut_journals(state: &Path) {
-    reboot(state, |n_lines| n_lines - n_lines / 4);
+    reboot(state, |lines| lines.len() - lines.len() / 4);
 }
 
 /// Makes the journals those of another boot, with so many of their lines.
-fn reboot(state: &Path, n_kept: fn(usize) -> usize) {
-    let files = fs::read_dir(state).expect("read").map(|file| file.expect("read").path());
-    let is_journal = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("journal."))
-    };
+fn reboot(state: &Path, n_kept: fn(&[&str]) -> usize) {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read");
-    let journals: Vec<PathBuf> = files.filter(is_journal).collect();
+    let journals = journal_files(state);
     assert_ne!(journals, [] as [PathBuf; 0]);
     for path in journals {
         let text = fs::read_to_string(&path).expect("read");
         let lines: Vec<&str> = text.lines().collect();
         let mut cut = String::new();
-        for line in &lines[..n_kept(lines.len())] {
+        for line in &lines[..n_kept(&lines)] {
             let (_, json) = line.split_once(' ').expect("a checksum and what it is of");
             let json = json.replace(boot_id.trim(), "another");
             cut += &format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes()));
@@ -545,7 +541,7 @@ fn what_takes_the_place_of_lines_that_a_power_cut_took_back_is_shipped() {
         };
         wait_for(PATIENCE, "settled batches", is_settled, || tail.log());
         tail.kill();
-        reboot(&state, |n_lines| n_lines);
+        reboot(&state, |lines| lines.len());
         let file = fs::OpenOptions::new().write(true).open(&log).expect("there");
         file.set_len(lines("event", 0..1500).len() as u64).expect("cut");
         append(&log, &lines("other", 0..800));
@@ -585,7 +581,7 @@ fn a_log_that_a_power_cut_made_shorter_goes_on_where_it_ends_now() {
         };
         wait_for(PATIENCE, "saved offset", is_saved, || tail.log());
         tail.kill();
-        reboot(&state, |n_lines| n_lines);
+        reboot(&state, |lines| lines.len());
         let file = fs::OpenOptions::new().write(true).open(&log).expect("there");
         file.set_len(lines("event", 0..n_kept).len() as u64).expect("cut");
         let other = lines("other", 0..3000);
@@ -629,7 +625,7 @@ fn a_kill_while_a_log_is_compared_with_the_topic_after_a_power_cut_repeats_nothi
         let is_whole = || saved().filter(|offset| *offset == all.len() as u64);
         wait_for(PATIENCE, "saved offset", is_whole, || tail.log());
         tail.kill();
-        reboot(&state, |n_lines| n_lines);
+        reboot(&state, |lines| lines.len());
         let kept = long("event", 0..15_000);
         let file = fs::OpenOptions::new().write(true).open(&log).expect("there");
         file.set_len(kept.len() as u64).expect("cut");
@@ -657,6 +653,53 @@ fn a_kill_while_a_log_is_compared_with_the_topic_after_a_power_cut_repeats_nothi
         let records = reader.read_to_end(PATIENCE);
         let values: String = records.iter().map(|record| record.text() + "\n").collect();
         assert!(values == all + &other, "{} records: {}", records.len(), tail.log());
+    }
+}
+
+#[test]
+fn what_a_power_cut_left_in_doubt_is_known_also_of_a_log_that_is_mounted_late() {
+    for brokers in Brokers::shared() {
+        let Site { logs, state, config, mut reader, _folder } = Site::new(&brokers, LINES);
+        let log = logs.join("server.log");
+        fs::write(&log, lines("event", 0..1000)).expect("written");
+        let tail = Shipper::start("tail", &config);
+        reader.read(1000, PATIENCE);
+        let saved = || {
+            let entries = registry::read(&state, "h1").ok()?.0?.entries;
+            entries.first().map(|entry| entry.offset)
+        };
+        let len = lines("event", 0..1000).len() as u64;
+        wait_for(PATIENCE, "offset", || saved().filter(|at| *at == len), || tail.log());
+        tail.kill();
+        change(&config, "200ms", "10m");
+        let tail = Shipper::start("tail", &config);
+        append(&log, &lines("event", 1000..2000));
+        reader.read(1000, PATIENCE);
+        tail.kill();
+        // What was settled since the last save is lost.
+        reboot(&state, |lines| {
+            lines.iter().position(|line| line.contains("\"carried\"")).expect("a head") + 1
+        });
+        assert_eq!(saved(), Some(len));
+
+        let elsewhere = logs.with_extension("elsewhere");
+        fs::rename(&logs, &elsewhere).expect("away");
+        let journal_before = journal_files(&state).pop();
+        let tail = Shipper::start("tail", &config);
+        tail.wait_for_log("read back offsets", PATIENCE);
+        let is_saved = || (journal_files(&state).pop() > journal_before).then_some(());
+        wait_for(PATIENCE, "a save", is_saved, || tail.log());
+        tail.kill();
+        fs::rename(&elsewhere, &logs).expect("back");
+        append(&log, &lines("event", 2000..3000));
+
+        let mut tail = Shipper::start("tail", &config);
+        reader.read(1000, PATIENCE);
+        tail.signal(rustix::process::Signal::TERM);
+        assert!(tail.wait(PATIENCE).success(), "{}", tail.log());
+        let records = reader.read_to_end(PATIENCE);
+        let values: String = records.iter().map(|record| record.text() + "\n").collect();
+        assert!(values == lines("event", 0..3000), "{} records: {}", records.len(), tail.log());
     }
 }
 
@@ -729,11 +772,17 @@ fn append(path: &Path, text: &str) {
 }
 
 fn journals(state: &Path) -> String {
+    let journals = journal_files(state);
+    journals.iter().map(|path| fs::read_to_string(path).expect("read")).collect()
+}
+
+/// The journals of a state directory, oldest first.
+fn journal_files(state: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(state).expect("a folder").flatten().map(|file| file.path());
     let is_journal = |path: &PathBuf| path.to_string_lossy().contains("/journal.");
     let mut journals: Vec<PathBuf> = files.filter(is_journal).collect();
     journals.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
-    journals.iter().map(|path| fs::read_to_string(path).expect("read")).collect()
+    journals
 }
 
 /// Lets the tail write, and later the test read.

@@ -440,7 +440,7 @@ impl Hub<'_> {
                     first_seen_ms: entry.first_seen_ms,
                     is_linked: found.link.is_some(),
                     place: if is_late { Place::Late } else { Place::ByAge },
-                    waymarks: Waymarks::up_to(entry.waymarks, entry.offset),
+                    waymarks: Waymarks::up_to(entry.waymarks, entry.offset, Instant::now()),
                     is_cut: false,
                 }
             }
@@ -460,7 +460,7 @@ impl Hub<'_> {
                     file_id: entry.file_id,
                     first_seen_ms: entry.first_seen_ms,
                     is_linked: found.link.is_some(),
-                    waymarks: Waymarks::up_to(entry.waymarks, place.offset),
+                    waymarks: Waymarks::up_to(entry.waymarks, place.offset, Instant::now()),
                     is_cut: true,
                     ..Begin::at(place.offset)
                 }

@@ -20,8 +20,8 @@
 //! A line that cannot be written ends the journal: it is renamed to `journal.N.broken`, and a start
 //! that finds it knows that there is more in the topic than it tells.
 //!
-//! A new journal first repeats what is open, up to a line `carried`; one that ends before it was
-//! never in use. So a restart knows each batch that was sent and not settled, can build it again
+//! A new journal first repeats what is open, up to a line `carried`, and is fdatasync'd before the
+//! registry names it; one that ends before that line was never in use. So a restart knows each batch that was sent and not settled, can build it again
 //! from its ground and send it as the same producer (`resume.rs`).
 //!
 //! What this guarantees:
@@ -30,7 +30,7 @@
 //! |---|---|---|
 //! | kill, out of memory, panic, upgrade | everything | none: the broker tells what arrived |
 //! | power cut | up to the last fdatasync | none: what arrived since is read back from the topic, and held against the files, which may have lost it; one that lost more is held against the topic from an earlier place on (`waymarks.rs`) |
-//! | full disk, then a kill | up to the last line that fitted | what came since in partitions that had no open batch by then; in the others none, for the leader knows more than the journal |
+//! | full disk, then a kill | up to the last line that fitted | none: what arrived since is read back from the topic |
 //! | neither the broker nor the topic may be asked | the open batches | those, counted |
 //!
 //! Source: DESIGN 6.4; the broker's part of it is in [`crate::kafka`].
@@ -576,10 +576,10 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
     let mut state = State::new(std::mem::take(entries));
     let mut was_ended = first == 0;
     let mut boot = None;
-    // What was known of the partitions when the first of them broke; nothing, if it is gone.
-    let is_missing = first > 0 && !there.contains_key(&first);
-    let mut at_gap = is_missing.then(BTreeMap::new);
-    for path in there.range(first.max(1)..).map(|(_, path)| path) {
+    let mut is_missing = first > 0;
+    // What was known of the partitions when the first of them broke.
+    let mut at_gap = None;
+    for (number, path) in there.range(first.max(1)..) {
         let bytes = fs::read(path).unwrap_or_default();
         let lines: Vec<Line> = lines(&bytes).collect();
         let Some(Line::Begin { format: FORMAT, host: of, boot_id }) = lines.first() else {
@@ -588,6 +588,7 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
         if of != host || !lines.iter().any(|line| matches!(line, Line::Carried)) {
             continue;
         }
+        is_missing &= *number != first;
         boot = Some(boot_id.clone());
         was_ended = matches!(lines.last(), Some(Line::End));
         state.begin();
@@ -596,7 +597,13 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
             at_gap.get_or_insert_with(|| state.next_offsets.clone());
         }
     }
-    replay.is_rebooted = !was_ended && boot.is_some_and(|boot| boot != boot_id());
+    if is_missing {
+        at_gap = Some(BTreeMap::new());
+    }
+    // Only a power cut leaves one that the registry needs without its head.
+    let is_headless = is_missing && there.contains_key(&first);
+    let is_of_other_boot = boot.is_some_and(|boot| boot != boot_id());
+    replay.is_rebooted = is_headless || (!was_ended && is_of_other_boot);
     replay.is_incomplete = replay.is_rebooted || at_gap.is_some();
     if replay.is_rebooted {
         state.go_back();
@@ -1032,8 +1039,12 @@ mod tests {
         assert!(replayed(folder.path(), 1).0.is_incomplete, "the host was started again");
         journal.end();
         assert!(!replayed(folder.path(), 1).0.is_incomplete, "after it had ended well");
+        fs::write(&path, "").expect("emptied");
+        let without_head = replayed(folder.path(), 1).0;
+        assert!(without_head.is_incomplete && without_head.is_rebooted);
         fs::remove_file(&path).expect("removed");
-        assert!(replayed(folder.path(), 1).0.is_incomplete, "it is gone");
+        let gone = replayed(folder.path(), 1).0;
+        assert!(gone.is_incomplete && !gone.is_rebooted);
         assert!(!replayed(folder.path(), 0).0.is_incomplete, "there never was one");
     }
 

@@ -332,7 +332,10 @@ impl Registry {
 
     fn carry_out(&mut self, save: Save) -> io::Result<Saved> {
         match save {
-            Save::Registry { mut entries, journal } => {
+            Save::Registry { mut entries, journal, head } => {
+                if let Some(head) = head {
+                    head.sync_data()?;
+                }
                 let len = self.save(&mut entries, journal)?;
                 Ok(Saved::Registry { journal, len })
             }
@@ -351,6 +354,9 @@ pub enum Save {
         entries: Vec<Entry>,
         /// The first journal that tells what happens after it.
         journal: u64,
+        /// The file of that journal, whose head must be there before the registry names it; `None`
+        /// where it cannot be had.
+        head: Option<File>,
     },
     /// Make sure that what was appended to the journal survives a power cut.
     Journal(File, PathBuf),

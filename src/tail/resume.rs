@@ -60,9 +60,18 @@ pub(super) type Arrivals = HashMap<String, Arrived>;
 #[derive(Debug, Default, Clone)]
 pub(super) struct Arrived {
     ranges: Ranges,
-    /// Lengths and checksums of the records in it by the first bytes of their ground, where they
-    /// must be compared.
-    records: HashMap<u64, Option<(usize, u32)>>,
+    /// What is known of the records in it by the first bytes of their ground, where they must be
+    /// compared.
+    records: HashMap<u64, Known>,
+}
+
+/// What is known of a record.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// Bytes of its ground.
+    length: u64,
+    /// Length and checksum of its value, unless that holds the bytes of another file, too.
+    value: Option<(usize, u32)>,
 }
 
 impl Arrived {
@@ -88,12 +97,13 @@ impl Arrived {
     /// Tells whether another event stands in the topic for the ground of this one. One that holds
     /// the first lines of this one is the same: it had waited too long for the others.
     pub(super) fn has_another(&self, event: &Event, text: &[u8]) -> bool {
-        let is_same = |record: &Option<(usize, u32)>| {
-            record.is_none_or(|(len, crc)| {
+        let is_same = |record: &Known| match record.value {
+            Some((len, crc)) => {
                 let is_line_end = matches!(text.get(len), None | Some(b'\r' | b'\n'));
                 let start = text.get(..len).filter(|_| is_line_end);
                 start.is_some_and(|start| crc32c::crc32c(start) == crc)
-            })
+            }
+            None => record.length == event.end - event.start,
         };
         !self.records.is_empty()
             && self.ranges.covers(event.start, event.start + 1)
@@ -267,8 +277,8 @@ impl Hub<'_> {
         }
     }
 
-    /// Whether nothing that was read back is still to be held against the files, as far as they
-    /// are there.
+    /// Whether nothing that was read back is still to be held against the files, but for those that
+    /// are gone.
     fn is_all_compared(&self) -> bool {
         let is_compared = |life: &Life| match life.file_id {
             Some(_) => {
@@ -277,9 +287,21 @@ impl Hub<'_> {
             }
             None => life.at_end || self.arrivals.is_empty(),
         };
+        // Its file may be out of reach, as where its file system is not mounted yet.
+        let is_missing = |entry: &Entry| {
+            !entry.done
+                && match &entry.file_id {
+                    Some(file_id) => self
+                        .arrivals
+                        .get(file_id)
+                        .is_some_and(|arrived| arrived.has_more_behind(entry.offset)),
+                    None => !self.arrivals.is_empty(),
+                }
+        };
         // One without a slot waits for its topic, or for its partition to be read back.
-        let is_read = |life: &Life| self.streams[life.stream].slot.is_some();
-        self.lives.values().all(|life| is_read(life) && is_compared(life))
+        self.streams.iter().all(|stream| stream.slot.is_some())
+            && self.lives.values().all(|life| is_compared(life))
+            && !self.restored.iter().any(is_missing)
     }
 
     fn new_source(&mut self) -> SourceId {
@@ -430,7 +452,7 @@ impl Hub<'_> {
                 let arrived = arrivals.get_mut(file_id).expect("seen to above");
                 arrived.ranges.insert(*offset, offset + length);
                 if is_rebooted {
-                    arrived.records.insert(*offset, *value);
+                    arrived.records.insert(*offset, Known { length: *length, value: *value });
                 }
             };
             let bound = READ_BACK_BYTES_MAX;
@@ -931,7 +953,8 @@ mod tests {
         let mut arrived = Arrived::default();
         for (offset, value) in [(0, Some(&b"one"[..])), (4, Some(b"two")), (8, None)] {
             arrived.ranges.insert(offset, offset + 4);
-            arrived.records.insert(offset, value.map(|value| (3, crc32c::crc32c(value))));
+            let value = value.map(|value| (3, crc32c::crc32c(value)));
+            arrived.records.insert(offset, Known { length: 4, value });
         }
         let has_another = |text: &[u8], start: u64| {
             let event = Event {
@@ -950,7 +973,8 @@ mod tests {
         assert!(!has_another(b"one", 0) && !has_another(b"one\n\tat a.b", 0));
         assert!(has_another(b"ONE", 0) && has_another(b"on", 0) && has_another(b"one more", 0));
         assert!(has_another(b"wo", 5), "amid another");
-        assert!(!has_another(b"any", 8), "of two files, it cannot be compared");
+        assert!(!has_another(b"any", 8), "of two files: only its length is known");
+        assert!(has_another(b"more", 8));
         assert!(!has_another(b"new", 12), "behind all of them");
     }
 

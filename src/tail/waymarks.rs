@@ -33,10 +33,12 @@ pub(super) struct Waymarks {
 }
 
 impl Waymarks {
-    /// Returns those that are remembered up to one of them.
-    pub(super) fn up_to(mut places: Vec<Waymark>, offset: u64) -> Waymarks {
+    /// Returns those that are remembered up to one of them. The next is due some time from now, or
+    /// processes that end soon, one after the other, would leave no old one.
+    pub(super) fn up_to(mut places: Vec<Waymark>, offset: u64, now: Instant) -> Waymarks {
         places.retain(|place| place.offset <= offset);
-        Waymarks { places, noted_at: None }
+        let noted_at = (!places.is_empty()).then_some(now);
+        Waymarks { places, noted_at }
     }
 
     /// Adds the present place, where it is time for one.
@@ -127,8 +129,10 @@ mod tests {
             now += EVERY;
         }
         assert_eq!(offsets(&waymarks), [9, 10, 11, 12, 13]);
-        let mut restored = Waymarks::up_to(waymarks.to_vec(), 11);
+        let mut restored = Waymarks::up_to(waymarks.to_vec(), 11, now);
         assert_eq!(offsets(&restored), [9, 10, 11]);
+        restored.note(now + EVERY / 2, || panic!("too early"));
+        now += EVERY;
         restored.note(now, || None);
         restored.note(now, || Some(place(&file, 12)));
         assert_eq!(offsets(&restored), [9, 10, 11, 12]);
