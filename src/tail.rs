@@ -501,8 +501,8 @@ impl<'a> Hub<'a> {
                 continue;
             };
             life.queued = false;
-            if !life.is_read() {
-                // It was put behind older files while it was ready.
+            if !life.is_read() || self.streams[life.stream].slot.is_none() {
+                // It was put behind older files while it was ready, or its stream is held.
                 self.lives.insert(source, life);
                 continue;
             }

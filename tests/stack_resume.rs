@@ -361,7 +361,7 @@ fn cut_journals(state: &Path) {
 }
 
 /// Makes the journals those of another boot, with so many of their lines.
-fn reboot(state: &Path, n_kept: fn(&[&str]) -> usize) {
+fn reboot(state: &Path, n_kept: impl Fn(&[&str]) -> usize) {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read");
     let journals = journal_files(state);
     assert_ne!(journals, [] as [PathBuf; 0]);
@@ -564,8 +564,15 @@ fn what_takes_the_place_of_lines_that_a_power_cut_took_back_is_shipped() {
 /// or after the tail has found it so.
 #[test]
 fn a_log_that_a_power_cut_made_shorter_goes_on_where_it_ends_now() {
-    let cases = [(1500, true), (1500, false), (0, true), (0, false)];
-    for (brokers, (n_kept, is_late)) in
+    let cases = [
+        (1500, true, false),
+        (1500, false, false),
+        (0, true, false),
+        (0, false, false),
+        (1500, false, true),
+        (0, true, true),
+    ];
+    for (brokers, (n_kept, is_late, is_mounted_late)) in
         Brokers::shared().iter().flat_map(|brokers| cases.map(|case| (brokers, case)))
     {
         let Site { logs, state, config, mut reader, _folder } = Site::new(brokers, LINES);
@@ -588,7 +595,15 @@ fn a_log_that_a_power_cut_made_shorter_goes_on_where_it_ends_now() {
         if !is_late {
             append(&log, &other);
         }
+        let elsewhere = logs.with_extension("elsewhere");
+        if is_mounted_late {
+            fs::rename(&logs, &elsewhere).expect("away");
+        }
         let mut tail = Shipper::start("tail", &config);
+        if is_mounted_late {
+            tail.wait_for_log("read back offsets", PATIENCE);
+            fs::rename(&elsewhere, &logs).expect("back");
+        }
         tail.wait_for_log("a power cut took its end", PATIENCE);
         if is_late {
             tail.wait_for_log("what follows is shipped under another file_id", PATIENCE);
@@ -658,8 +673,11 @@ fn a_kill_while_a_log_is_compared_with_the_topic_after_a_power_cut_repeats_nothi
 
 #[test]
 fn what_a_power_cut_left_in_doubt_is_known_also_of_a_log_that_is_mounted_late() {
-    for brokers in Brokers::shared() {
-        let Site { logs, state, config, mut reader, _folder } = Site::new(&brokers, LINES);
+    // A journal without its head was made right before.
+    for (brokers, has_head) in
+        Brokers::shared().iter().flat_map(|brokers| [true, false].map(|head| (brokers, head)))
+    {
+        let Site { logs, state, config, mut reader, _folder } = Site::new(brokers, LINES);
         let log = logs.join("server.log");
         fs::write(&log, lines("event", 0..1000)).expect("written");
         let tail = Shipper::start("tail", &config);
@@ -678,7 +696,8 @@ fn what_a_power_cut_left_in_doubt_is_known_also_of_a_log_that_is_mounted_late() 
         tail.kill();
         // What was settled since the last save is lost.
         reboot(&state, |lines| {
-            lines.iter().position(|line| line.contains("\"carried\"")).expect("a head") + 1
+            let last = lines.iter().position(|line| line.contains("\"carried\""));
+            last.expect("a head") + usize::from(has_head)
         });
         assert_eq!(saved(), Some(len));
 

@@ -395,6 +395,7 @@ impl Hub<'_> {
             }
         }
         self.refused.remove(&found.path);
+        let is_restored = !self.finished.contains_key(&stat.key());
         let known = self.take_entry(&stat);
         let read = known.as_ref().filter(|entry| !entry.is_unread());
         let is_new = read.is_none();
@@ -412,9 +413,15 @@ impl Hub<'_> {
             return self.come_back_to(stream, &found);
         }
         let identity = match (identity, read) {
-            (Ok(Identity::NewLife), Some(entry)) if first => self.cut_at(entry, &file, &stat),
+            (Ok(Identity::NewLife), Some(entry)) if is_restored => self.cut_at(entry, &file, &stat),
             (identity, _) => identity,
         };
+        if let Ok(Identity::Cut(place)) = &identity
+            && !self.compare_from(stream, place.partition, place.next_offset)
+        {
+            self.restored.extend(known);
+            return self.come_back_to(stream, &found);
+        }
         if is_new {
             match self.moved_from(&found, &file) {
                 Some(Moved::Finished(entry)) => return self.remember_found(*entry, &found),
@@ -453,8 +460,6 @@ impl Hub<'_> {
                     stat.size,
                     place.offset
                 );
-                let topic = Arc::clone(&self.streams[stream].topic);
-                self.resume.read_back_from(&topic, place.partition, place.next_offset);
                 Begin {
                     number: entry.life,
                     file_id: entry.file_id,

@@ -150,6 +150,8 @@ struct Open {
     in_doubt: Option<BTreeMap<(String, i32), i64>>,
     /// The next journal is to be without doubt.
     ends_doubt: bool,
+    /// The next journal is to be in doubt, which this one is not.
+    begins_doubt: bool,
     buffer: Vec<u8>,
 }
 
@@ -176,6 +178,7 @@ impl Journal {
             next_offsets: BTreeMap::new(),
             in_doubt: None,
             ends_doubt: false,
+            begins_doubt: false,
             buffer: Vec::new(),
         })))
     }
@@ -209,10 +212,10 @@ impl Journal {
     }
 
     /// Tells whether a new one must begin: lines are missing, as after a write that failed, or
-    /// doubt has ended.
+    /// doubt has ended or begun.
     pub fn must_begin(&self) -> bool {
         let open = self.open();
-        open.broken || open.ends_doubt || open.file.is_none()
+        open.broken || open.ends_doubt || open.begins_doubt || open.file.is_none()
     }
 
     /// Notes, before the first journal begins, that it is still to be found out what an earlier
@@ -220,6 +223,17 @@ impl Journal {
     /// again, as after a power cut.
     pub fn doubt(&self) {
         self.open().in_doubt = Some(BTreeMap::new());
+    }
+
+    /// Notes that it is to be found out what an earlier process had sent to a partition from an
+    /// offset on; the next journal says so.
+    pub fn doubt_from(&self, topic: &str, partition: i32, offset: i64) {
+        let mut open = self.open();
+        open.begins_doubt = open.in_doubt.is_none();
+        open.ends_doubt = false;
+        open.in_doubt.get_or_insert_default();
+        let next = open.next_offsets.entry((topic.into(), partition)).or_insert(offset);
+        *next = offset.min(*next);
     }
 
     /// Tells whether doubt has not ended.
@@ -423,6 +437,7 @@ impl Open {
         self.file = Some(file);
         self.number = number;
         self.broken = false;
+        self.begins_doubt = false;
         if !has_doubt {
             (self.in_doubt, self.ends_doubt) = (None, false);
             self.next_offsets = next_offsets;

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
@@ -199,9 +200,8 @@ impl Default for Resume {
 }
 
 impl Resume {
-    /// Has a partition read back, if it is, from an offset or one before; -1: from its end
-    /// backwards.
-    pub(super) fn read_back_from(&mut self, topic: &str, partition: i32, offset: i64) {
+    /// Has a partition read back, if it is, from an offset or one before; -1: whole.
+    fn read_back_from(&mut self, topic: &str, partition: i32, offset: i64) {
         let from = self.next_offsets.entry((topic.into(), partition)).or_insert(offset);
         *from = offset.min(*from);
     }
@@ -260,6 +260,24 @@ impl Hub<'_> {
         }
         let partitions: Vec<PartitionName> = self.resume.partitions.keys().cloned().collect();
         partitions.into_iter().for_each(|partition| self.ask(partition));
+    }
+
+    /// Has a partition read back from an offset on before anything of a stream is read that has a
+    /// file of which a power cut took the end; `false` while that partition is being read back.
+    pub(super) fn compare_from(&mut self, stream: usize, partition: i32, offset: i64) -> bool {
+        let topic = Arc::clone(&self.streams[stream].topic);
+        let name = (Arc::clone(&topic), partition);
+        if self.resume.partitions.contains_key(&name) {
+            return false;
+        }
+        self.resume.read_back_from(&topic, partition, offset);
+        if self.resume.done.remove(&name) {
+            self.journal.doubt_from(&topic, partition, offset);
+            (self.dirty, self.save_due) = (true, Instant::now());
+            self.streams[stream].slot = None;
+            self.hold_if_resuming(stream, &topic, partition);
+        }
+        true
     }
 
     /// Whether it is not known yet what of an earlier process's batches had arrived.
