@@ -83,8 +83,8 @@ use waymarks::Waymarks;
 /// Bytes that one file may give before others have their turn: 1 MiB, about one batch.
 const TURN_BYTES: usize = 1024 * 1024;
 
-/// Batches that wait for the producer to compress them: one that it is at, and the next. They are
-/// most of the memory of a walk at full rate.
+/// Sealed batches that the producer has not compressed yet: while it is at one, the next is filled.
+/// They are most of the memory of a walk at full rate.
 const UNCOMPRESSED_MAX: usize = 1;
 
 /// Bytes that should be free where the state is: many times what the journal grows by between two
@@ -894,7 +894,7 @@ impl<'a> Hub<'a> {
 
     // ---- batches ----
 
-    /// Whether fewer batches than may be are under way, and before the producer has compressed them.
+    /// Whether another batch may be sealed: few enough are under way, and not yet compressed.
     fn can_send(&self) -> bool {
         self.under_way < self.config.batch.in_flight_max && self.uncompressed < UNCOMPRESSED_MAX
     }

@@ -565,21 +565,23 @@ fn what_takes_the_place_of_lines_that_a_power_cut_took_back_is_shipped() {
 #[test]
 fn a_log_that_a_power_cut_made_shorter_goes_on_where_it_ends_now() {
     let cases = [
-        (1500, true, false),
-        (1500, false, false),
-        (0, true, false),
-        (0, false, false),
-        (1500, false, true),
-        (0, true, true),
+        (1500, true, false, true),
+        (1500, false, false, true),
+        (0, true, false, true),
+        (0, false, false, true),
+        (1500, false, true, true),
+        (0, true, true, true),
+        (1500, true, false, false),
+        (1500, false, true, false),
     ];
-    for (brokers, (n_kept, is_late, is_mounted_late)) in
+    for (brokers, (n_kept, is_late, is_mounted_late, is_killed)) in
         Brokers::shared().iter().flat_map(|brokers| cases.map(|case| (brokers, case)))
     {
         let Site { logs, state, config, mut reader, _folder } = Site::new(brokers, LINES);
         let log = logs.join("server.log");
         let len = lines("event", 0..2000).len() as u64;
         fs::write(&log, lines("event", 0..1000)).expect("written");
-        let tail = Shipper::start("tail", &config);
+        let mut tail = Shipper::start("tail", &config);
         reader.read(1000, PATIENCE);
         append(&log, &lines("event", 1000..2000));
         let is_saved = || {
@@ -587,7 +589,12 @@ fn a_log_that_a_power_cut_made_shorter_goes_on_where_it_ends_now() {
             entries.iter().any(|e| e.offset == len && e.guard_end.is_none()).then_some(())
         };
         wait_for(PATIENCE, "saved offset", is_saved, || tail.log());
-        tail.kill();
+        if is_killed {
+            tail.kill();
+        } else {
+            tail.signal(rustix::process::Signal::TERM);
+            assert!(tail.wait(PATIENCE).success(), "{}", tail.log());
+        }
         reboot(&state, |lines| lines.len());
         let file = fs::OpenOptions::new().write(true).open(&log).expect("there");
         file.set_len(lines("event", 0..n_kept).len() as u64).expect("cut");
@@ -601,10 +608,11 @@ fn a_log_that_a_power_cut_made_shorter_goes_on_where_it_ends_now() {
         }
         let mut tail = Shipper::start("tail", &config);
         if is_mounted_late {
-            tail.wait_for_log("read back offsets", PATIENCE);
+            let is_ready = if is_killed { "read back offsets" } else { "no file yet" };
+            tail.wait_for_log(is_ready, PATIENCE);
             fs::rename(&elsewhere, &logs).expect("back");
         }
-        tail.wait_for_log("a power cut took its end", PATIENCE);
+        tail.wait_for_log("took its end", PATIENCE);
         if is_late {
             tail.wait_for_log("what follows is shipped under another file_id", PATIENCE);
             append(&log, &other);
@@ -649,7 +657,7 @@ fn a_kill_while_a_log_is_compared_with_the_topic_after_a_power_cut_repeats_nothi
 
         change(&config, "[tail]", "[tail]\nbytes_per_second_max = \"256KiB\"");
         let tail = Shipper::start("tail", &config);
-        tail.wait_for_log("a power cut took its end", PATIENCE);
+        tail.wait_for_log("took its end", PATIENCE);
         let is_amid = || saved().filter(|offset| (1..kept.len() as u64).contains(offset));
         wait_for(PATIENCE, "offset amid what is compared", is_amid, || tail.log());
         tail.kill();

@@ -98,7 +98,8 @@ impl Begin {
 
 impl Hub<'_> {
     pub(super) fn first_scan(&mut self, replay: &Replay) {
-        self.resume.is_rebooted = replay.is_rebooted;
+        (self.resume.may_be_cut, self.resume.is_compared) =
+            (replay.is_other_boot, replay.is_rebooted);
         // A file that is renamed while it is looked for is found by another look. What had been
         // sent of it must be known before anything of it is read.
         for n_scans in 1..=RACES_MAX {
@@ -453,8 +454,8 @@ impl Hub<'_> {
             }
             (Ok(Identity::Cut(place)), Some(entry)) => {
                 log::warn!(
-                    "file went back: name={} offset={} size={}: a power cut took its end; reading \
-                     it from offset {}, and comparing it with the topic",
+                    "file went back: name={} offset={} size={}: a power cut, or somebody, took its \
+                     end; reading it from offset {}, and comparing it with the topic",
                     found.path.display(),
                     entry.offset,
                     stat.size,
@@ -505,7 +506,7 @@ impl Hub<'_> {
     fn cut_at(&self, entry: &Entry, file: &File, stat: &Stat) -> io::Result<Identity> {
         // What was read of it long before the cut was on the disk.
         let is_recent = entry.last_seen_ms + waymarks::RECENT_MS >= self.restored.last_seen_ms();
-        let place = match self.resume.is_rebooted && is_recent {
+        let place = match self.resume.may_be_cut && is_recent {
             true => waymarks::last_in(entry, file, stat)?,
             false => None,
         };

@@ -21,8 +21,9 @@
 //! that finds it knows that there is more in the topic than it tells.
 //!
 //! A new journal first repeats what is open, up to a line `carried`, and is fdatasync'd before the
-//! registry names it; one that ends before that line was never in use. So a restart knows each batch that was sent and not settled, can build it again
-//! from its ground and send it as the same producer (`resume.rs`).
+//! registry names it; one that ends before that line was never in use. So a restart knows each
+//! batch that was sent and not settled, can build it again from its ground and send it as the same
+//! producer (`resume.rs`).
 //!
 //! What this guarantees:
 //!
@@ -30,6 +31,7 @@
 //! |---|---|---|
 //! | kill, out of memory, panic, upgrade | everything | none: the broker tells what arrived |
 //! | power cut | up to the last fdatasync | none: what arrived since is read back from the topic, and held against the files, which may have lost it; one that lost more is held against the topic from an earlier place on (`waymarks.rs`) |
+//! | stop, then a power cut | everything | none: a log that has lost its end is held against the topic |
 //! | full disk, then a kill | up to the last line that fitted | none: what arrived since is read back from the topic |
 //! | neither the broker nor the topic may be asked | the open batches | those, counted |
 //!
@@ -150,7 +152,7 @@ struct Open {
     in_doubt: Option<BTreeMap<(String, i32), i64>>,
     /// The next journal is to be without doubt.
     ends_doubt: bool,
-    /// The next journal is to be in doubt, which this one is not.
+    /// The next journal is to be in doubt of what this one is not.
     begins_doubt: bool,
     buffer: Vec<u8>,
 }
@@ -229,8 +231,7 @@ impl Journal {
     /// offset on; the next journal says so.
     pub fn doubt_from(&self, topic: &str, partition: i32, offset: i64) {
         let mut open = self.open();
-        open.begins_doubt = open.in_doubt.is_none();
-        open.ends_doubt = false;
+        (open.begins_doubt, open.ends_doubt) = (true, false);
         open.in_doubt.get_or_insert_default();
         let next = open.next_offsets.entry((topic.into(), partition)).or_insert(offset);
         *next = offset.min(*next);
@@ -570,6 +571,8 @@ pub struct Replay {
     /// shipped of them, or other bytes. `sources` and the entries are as they were last saved, with
     /// their guards, and batches that were settled since are left out.
     pub is_rebooted: bool,
+    /// The host was started again, though the last process may have ended well before.
+    pub is_other_boot: bool,
 }
 
 /// A batch of an earlier process.
@@ -617,8 +620,8 @@ pub fn replay(folder: &Path, host: &str, first: u64, entries: &mut Vec<Entry>) -
     }
     // Only a power cut leaves one that the registry needs without its head.
     let is_headless = is_missing && there.contains_key(&first);
-    let is_of_other_boot = boot.is_some_and(|boot| boot != boot_id());
-    replay.is_rebooted = is_headless || (!was_ended && is_of_other_boot);
+    replay.is_other_boot = is_headless || boot.is_some_and(|boot| boot != boot_id());
+    replay.is_rebooted = replay.is_other_boot && !was_ended;
     replay.is_incomplete = replay.is_rebooted || at_gap.is_some();
     if replay.is_rebooted {
         state.go_back();
@@ -1053,7 +1056,9 @@ mod tests {
         reboot(&path);
         assert!(replayed(folder.path(), 1).0.is_incomplete, "the host was started again");
         journal.end();
-        assert!(!replayed(folder.path(), 1).0.is_incomplete, "after it had ended well");
+        let ended = replayed(folder.path(), 1).0;
+        assert!(!ended.is_incomplete && !ended.is_rebooted, "after it had ended well");
+        assert!(ended.is_other_boot, "files may have lost their ends since");
         fs::write(&path, "").expect("emptied");
         let without_head = replayed(folder.path(), 1).0;
         assert!(without_head.is_incomplete && without_head.is_rebooted);

@@ -152,8 +152,14 @@ pub(super) struct Resume {
     /// Batches may have been sent that the journal does not know: each partition is read back
     /// before its streams are read.
     is_incomplete: bool,
-    /// What was read back is compared with the files.
-    pub(super) is_rebooted: bool,
+    /// The host was started since files were read: they may have lost their ends.
+    pub(super) may_be_cut: bool,
+    /// What is read back is compared with the files.
+    pub(super) is_compared: bool,
+    /// Partitions that stand for files that have lost their ends.
+    suspect: HashSet<PartitionName>,
+    /// What an earlier process had under way is known.
+    has_begun: bool,
     /// What had arrived before a batch that is sent again, and is settled with it.
     arrived: HashMap<BatchId, Vec<BatchId>>,
     /// Lives of open batches that cannot be read now.
@@ -188,7 +194,10 @@ impl Default for Resume {
             partitions: HashMap::new(),
             next_offsets: BTreeMap::new(),
             is_incomplete: false,
-            is_rebooted: false,
+            may_be_cut: false,
+            is_compared: false,
+            suspect: HashSet::new(),
+            has_begun: false,
             arrived: HashMap::new(),
             absent: HashMap::new(),
             done: HashSet::new(),
@@ -217,9 +226,12 @@ impl Hub<'_> {
         for ((topic, partition), offset) in &self.resume.next_offsets {
             self.journal.next_offset(topic, *partition, *offset);
         }
+        self.resume.has_begun = true;
         self.resume.is_incomplete = is_incomplete;
-        if is_incomplete {
+        if is_incomplete || !self.resume.suspect.is_empty() {
             self.journal.doubt();
+        }
+        if is_incomplete {
             log::warn!(
                 "the host was started again, or the journal is gone or broken: what was sent last \
                  is read back from the topic"
@@ -271,10 +283,14 @@ impl Hub<'_> {
             return false;
         }
         self.resume.read_back_from(&topic, partition, offset);
-        if self.resume.done.remove(&name) {
+        self.resume.is_compared = true;
+        self.resume.suspect.insert(name.clone());
+        self.resume.done.remove(&name);
+        if self.resume.has_begun {
             self.journal.doubt_from(&topic, partition, offset);
             (self.dirty, self.save_due) = (true, Instant::now());
-            self.streams[stream].slot = None;
+        }
+        if self.streams[stream].slot.take().is_some() {
             self.hold_if_resuming(stream, &topic, partition);
         }
         true
@@ -347,7 +363,8 @@ impl Hub<'_> {
     pub(super) fn hold_if_resuming(&mut self, stream: usize, topic: &Arc<str>, partition: i32) {
         let name = (topic.clone(), partition);
         let is_new = !self.resume.partitions.contains_key(&name);
-        let must_be_read = self.resume.is_incomplete && !self.resume.done.contains(&name);
+        let is_suspect = self.resume.is_incomplete || self.resume.suspect.contains(&name);
+        let must_be_read = is_suspect && !self.resume.done.contains(&name);
         if is_new && !must_be_read {
             return;
         }
@@ -458,7 +475,7 @@ impl Hub<'_> {
         let from = self.resume.next_offsets.get(&key).copied().unwrap_or(-1);
         let (results, stop) = (self.resume.read_back.clone(), self.resume.stop.1.clone());
         let name = partition.clone();
-        let is_rebooted = self.resume.is_rebooted;
+        let is_compared = self.resume.is_compared;
         let thread = thread::Builder::new().name("read-back".into()).spawn(move || {
             let mut arrivals = Arrivals::default();
             let (topic, number) = (&partition.0, partition.1);
@@ -469,7 +486,7 @@ impl Hub<'_> {
                 }
                 let arrived = arrivals.get_mut(file_id).expect("seen to above");
                 arrived.ranges.insert(*offset, offset + length);
-                if is_rebooted {
+                if is_compared {
                     arrived.records.insert(*offset, Known { length: *length, value: *value });
                 }
             };
