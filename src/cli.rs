@@ -1,5 +1,6 @@
 //! What a person types; the subcommands, one file each.
 
+pub mod acl;
 pub mod check;
 pub mod checkpoint;
 pub mod demo;
@@ -59,6 +60,12 @@ pub enum Command {
     #[command(after_help = "Example: shipper check -c /etc/shipper/shipper.toml\n\n\
         Opens no connection and writes nothing.\nExit codes: 0 right, 78 wrong.")]
     Check(ConfigArg),
+    /// Print the kafka-acls commands for what a configuration needs of the cluster
+    #[command(after_help = "Example: shipper acl -c /etc/shipper/shipper.toml\n\n\
+        Opens no connection. Whoever may change ACLs runs what it prints, most often with \
+        --command-config.\n\
+        Exit codes: 0 printed, 64 it cannot be known who we are, 78 wrong configuration.")]
+    Acl(AclArgs),
     /// Show, change or repair what is remembered of each file: how far it was shipped
     #[command(
         subcommand,
@@ -177,6 +184,17 @@ pub struct ConfigArg {
     /// Configuration file
     #[arg(short, long, value_name = "FILE", default_value = "/etc/shipper/shipper.toml")]
     pub config: PathBuf,
+}
+
+/// What `acl` takes.
+#[derive(Debug, clap::Args)]
+pub struct AclArgs {
+    /// As whom the broker knows us, where the configuration does not tell
+    #[arg(long, value_name = "User:NAME")]
+    pub principal: Option<String>,
+    /// Configuration file
+    #[command(flatten)]
+    pub config: ConfigArg,
 }
 
 /// What `demo` takes.

@@ -139,9 +139,121 @@ pub struct KafkaConfig {
     pub retry_backoff_max: Duration,
     /// Let the broker create a missing topic. Default: `false`: wait for it and say so.
     pub allow_auto_create_topics: bool,
+    /// What the brokers' listeners speak: `PLAINTEXT`, `SSL` (that is TLS), `SASL_PLAINTEXT` or
+    /// `SASL_SSL`. Default: `PLAINTEXT`.
+    pub security_protocol: SecurityProtocol,
+    /// PEM file of the authorities that a broker's certificate may come from. Default: those of the
+    /// system.
+    pub ssl_ca_file: Option<PathBuf>,
+    /// `https`: a broker's certificate must name the host by which it is reached; `none`: any name
+    /// will do. Default: `https`.
+    pub ssl_endpoint_identification_algorithm: EndpointIdentification,
+    /// PEM file of our own certificate and those that vouch for it, where brokers ask for one. Read
+    /// for each new connection, as all files of this table. Default: none.
+    pub ssl_certificate_file: Option<PathBuf>,
+    /// PEM file of that certificate's key. It is a secret, as are the files of passwords and
+    /// tokens: nobody but its owner and group may read it, and a name without a slash is one of
+    /// systemd's credentials, in `$CREDENTIALS_DIRECTORY`. Default: none.
+    pub ssl_key_file: Option<PathBuf>,
+    /// File of the key's password, where the key is encrypted. Default: none.
+    pub ssl_key_password_file: Option<PathBuf>,
+    /// How to say who we are: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`. Default:
+    /// none, must be given with `SASL_PLAINTEXT` and `SASL_SSL`.
+    pub sasl_mechanism: Option<SaslMechanism>,
+    /// Name of the user, but for `OAUTHBEARER`. Default: none.
+    pub sasl_username: Option<String>,
+    /// File of the user's password. Default: none.
+    pub sasl_password_file: Option<PathBuf>,
+    /// File of the token for `OAUTHBEARER`, which something else keeps fresh. Default: none.
+    pub sasl_token_file: Option<PathBuf>,
+    /// Let `PLAIN` send the password where no TLS hides it. Default: `false`.
+    pub sasl_plain_without_tls: bool,
     /// More librdkafka properties for the consumer of `index`; those that the promise depends on
     /// are refused. Default: none.
     pub consumer_options: BTreeMap<String, String>,
+}
+
+impl KafkaConfig {
+    /// Returns the files of certificates, keys and passwords that are set.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let files = [
+            &self.ssl_ca_file,
+            &self.ssl_certificate_file,
+            &self.ssl_key_file,
+            &self.ssl_key_password_file,
+            &self.sasl_password_file,
+        ];
+        files.into_iter().flatten().cloned().collect()
+    }
+}
+
+/// How a connection to a broker is made safe, in Kafka's own terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecurityProtocol {
+    /// Not at all.
+    Plaintext,
+    /// TLS.
+    Ssl,
+    /// SASL tells the broker who we are.
+    SaslPlaintext,
+    /// Both.
+    SaslSsl,
+}
+
+impl SecurityProtocol {
+    /// Kafka's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            SecurityProtocol::Plaintext => "PLAINTEXT",
+            SecurityProtocol::Ssl => "SSL",
+            SecurityProtocol::SaslPlaintext => "SASL_PLAINTEXT",
+            SecurityProtocol::SaslSsl => "SASL_SSL",
+        }
+    }
+
+    /// Whether TLS hides what is said.
+    pub fn has_tls(self) -> bool {
+        matches!(self, SecurityProtocol::Ssl | SecurityProtocol::SaslSsl)
+    }
+
+    /// Whether SASL comes before anything else.
+    pub fn has_sasl(self) -> bool {
+        matches!(self, SecurityProtocol::SaslPlaintext | SecurityProtocol::SaslSsl)
+    }
+}
+
+/// What a broker's certificate must name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointIdentification {
+    /// The host by which the broker is reached.
+    Https,
+    /// Anything.
+    None,
+}
+
+/// Ways to say who we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaslMechanism {
+    /// The password itself. RFC 4616.
+    Plain,
+    /// Proof of the password. RFC 5802 and 7677.
+    ScramSha256,
+    /// The same with a longer hash.
+    ScramSha512,
+    /// A token. RFC 7628, KIP-255.
+    OAuthBearer,
+}
+
+impl SaslMechanism {
+    /// Its name in the protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            SaslMechanism::Plain => "PLAIN",
+            SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
+            SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
+            SaslMechanism::OAuthBearer => "OAUTHBEARER",
+        }
+    }
 }
 
 /// `[[input]]`: some files and what to do with their lines.
@@ -370,9 +482,9 @@ pub struct ElasticsearchConfig {
     pub gzip: bool,
     /// For basic authentication, with `password_file`. Default: none.
     pub username: Option<String>,
-    /// File that holds the password. Default: none.
+    /// File that holds the password, a secret as `kafka.ssl_key_file`. Default: none.
     pub password_file: Option<PathBuf>,
-    /// File that holds the value for `Authorization: ApiKey`. Default: none.
+    /// File that holds the value for `Authorization: ApiKey`, a secret, too. Default: none.
     pub api_key_file: Option<PathBuf>,
     /// How long a node may take to answer a bulk request. Default: `60s`. Minimum: `1s`.
     pub request_timeout: Duration,

@@ -32,7 +32,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rdkafka::consumer::CommitMode;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
-use crate::config::{Config, IndexConfig};
+use crate::config::{Config, IndexConfig, KafkaConfig};
 use crate::error::Error;
 use crate::kafka::consumer::{Consumer, Partition, Polled, Rebalance, timestamp_ms};
 use crate::kafka::producer::Producer;
@@ -41,6 +41,7 @@ use crate::ledger::Ledger;
 use crate::metrics::IndexCounters;
 use crate::record::{SourceId, Span};
 use crate::rejected::RejectedFile;
+use crate::secret;
 
 use archive::Archive;
 use elasticsearch::Interrupter;
@@ -77,6 +78,8 @@ pub fn run(
     let consumer = Consumer::join(&config.kafka, index)?;
     let mut hub = Hub {
         config: index,
+        kafka: &config.kafka,
+        secrets: secret::Watch::new(config.kafka.files()),
         counters,
         workers,
         consumer,
@@ -94,6 +97,9 @@ pub fn run(
 
 struct Hub<'a> {
     config: &'a IndexConfig,
+    kafka: &'a KafkaConfig,
+    /// What librdkafka reads once: a consumer whose files are replaced is replaced, too.
+    secrets: secret::Watch,
     counters: &'a IndexCounters,
     workers: Workers,
     consumer: Consumer,
@@ -138,6 +144,9 @@ impl Hub<'_> {
             self.take_receipts()?;
             self.seal_if_due();
             self.commit_if_due();
+            if self.secrets.has_changed(Instant::now()) {
+                self.rejoin()?;
+            }
             if self.is_full() {
                 self.wait_for_room()?;
             } else if self.paused {
@@ -313,6 +322,25 @@ impl Hub<'_> {
                 self.consumer.unassign(&partitions);
             }
         }
+        Ok(())
+    }
+
+    /// Goes on as another member of the group, which has read the files of secrets as they are now.
+    fn rejoin(&mut self) -> Result<(), Error> {
+        let consumer = match Consumer::join(self.kafka, self.config) {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                log::warn!("certificates or passwords have changed and cannot be used: {error}");
+                return Ok(());
+            }
+        };
+        log::info!("certificates or passwords have changed: joining the group anew");
+        self.drain(Instant::now() + self.config.shutdown_timeout)?;
+        self.commit(CommitMode::Sync, |_| true);
+        let partitions = self.partitions();
+        self.intake.forget(&partitions);
+        self.paused = false;
+        self.consumer = consumer;
         Ok(())
     }
 

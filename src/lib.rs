@@ -25,7 +25,8 @@
 //!
 //! [`config`] is what the operator may say, [`error`] what stops a walk, [`metrics`] what is
 //! counted, [`planted`] the bugs that tests must find, [`rejected`] where records go that no topic
-//! takes, [`service`] what the service manager is told, [`cli`] what a person types.
+//! takes, [`secret`] how passwords and keys are read, [`service`] what the service manager is told,
+//! [`cli`] what a person types.
 
 pub mod batch;
 pub mod cli;
@@ -38,5 +39,6 @@ pub mod metrics;
 pub mod planted;
 pub mod record;
 pub mod rejected;
+pub mod secret;
 pub mod service;
 pub mod tail;

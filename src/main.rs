@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use log_shipper::cli::{
-    Args, CheckpointCommand, Command, ConfigArg, EXIT_USAGE, check, checkpoint, demo, plain,
+    Args, CheckpointCommand, Command, ConfigArg, EXIT_USAGE, acl, check, checkpoint, demo, plain,
 };
 use log_shipper::config::{Config, Walk};
 use log_shipper::error::Error;
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         }
     };
     let result = match args.command {
+        Command::Acl(args) => return ExitCode::from(acl::run(&args)),
         Command::Check(arg) => return ExitCode::from(check::run(&arg.config)),
         Command::Demo(args) => demo::run(&args),
         Command::Tail(arg) => run_tail(&arg),

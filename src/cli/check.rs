@@ -9,8 +9,9 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    Config, Destination, ElasticsearchConfig, IndexConfig, InputConfig, Multiline, Problems,
-    RouteConfig, StartAt, show_bytes, show_duration,
+    Config, Destination, ElasticsearchConfig, EndpointIdentification, IndexConfig, InputConfig,
+    KafkaConfig, Multiline, Problems, RouteConfig, SecurityProtocol, StartAt, show_bytes,
+    show_duration,
 };
 
 /// What a valid configuration means.
@@ -63,6 +64,9 @@ pub fn summary(config: &Config) -> String {
     let mut text = format!("host: {}\n", config.host);
     text += &format!("state: {}\n", config.state_dir.display());
     text += &format!("kafka: {}, as {}\n", kafka.bootstrap_servers.join(", "), kafka.client_id);
+    if kafka.security_protocol != SecurityProtocol::Plaintext {
+        text += &format!("  security: {}\n", show_security(kafka));
+    }
     if !config.input.is_empty() {
         text += "tail:\n";
         for (n, input) in config.input.iter().enumerate() {
@@ -91,6 +95,28 @@ pub fn summary(config: &Config) -> String {
         text += &show_index(config, index);
     }
     text
+}
+
+fn show_security(kafka: &KafkaConfig) -> String {
+    let mut text = kafka.security_protocol.name().to_owned();
+    if let Some(mechanism) = kafka.sasl_mechanism {
+        text += &format!(", {}", mechanism.name());
+    }
+    if let Some(user) = &kafka.sasl_username {
+        text += &format!(" as {user}");
+    }
+    if let Some(file) = &kafka.ssl_certificate_file {
+        text += &format!(", with the certificate {}", file.display());
+    }
+    if !is_named(kafka) {
+        text += ", a broker's certificate may name any host";
+    }
+    text
+}
+
+fn is_named(kafka: &KafkaConfig) -> bool {
+    let by_name = kafka.ssl_endpoint_identification_algorithm == EndpointIdentification::Https;
+    by_name || !kafka.security_protocol.has_tls()
 }
 
 fn show_input(input: &InputConfig) -> String {

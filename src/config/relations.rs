@@ -2,7 +2,7 @@
 
 use super::problems::Problems;
 use super::values::{show_bytes, show_duration, topic};
-use super::{Config, Destination, Encoding, IndexConfig, InputConfig};
+use super::{Config, Destination, Encoding, IndexConfig, InputConfig, KafkaConfig, SaslMechanism};
 
 /// What a record needs besides its value and static fields: key and headers, which hold the path
 /// twice (at most 4 KiB each), the host, and numbers.
@@ -11,6 +11,7 @@ const OVERHEAD_MAX: usize = 16 << 10;
 /// Notes every contradiction.
 pub(super) fn check(config: &Config, problems: &mut Problems) {
     check_backoffs(config, problems);
+    check_security(&config.kafka, problems);
     check_inputs(config, problems);
     if let Some(index) = &config.index {
         check_index(config, index, problems);
@@ -34,6 +35,67 @@ fn check_backoffs(config: &Config, problems: &mut Problems) {
             );
             problems.add_relation(&keys, what);
         }
+    }
+}
+
+/// What is set and would not be used makes a connection less safe than it looks.
+fn check_security(kafka: &KafkaConfig, problems: &mut Problems) {
+    let protocol = kafka.security_protocol;
+    let tls_only = [
+        ("ssl_ca_file", kafka.ssl_ca_file.is_some()),
+        ("ssl_certificate_file", kafka.ssl_certificate_file.is_some()),
+        ("ssl_key_file", kafka.ssl_key_file.is_some()),
+        ("ssl_key_password_file", kafka.ssl_key_password_file.is_some()),
+    ];
+    let mechanism = kafka.sasl_mechanism;
+    let by_token = mechanism == Some(SaslMechanism::OAuthBearer);
+    let by_password = mechanism.is_some() && !by_token;
+    let username = ("sasl_username", kafka.sasl_username.is_some());
+    let password = ("sasl_password_file", kafka.sasl_password_file.is_some());
+    let token = ("sasl_token_file", kafka.sasl_token_file.is_some());
+    let mut note = |key: &str, what: String| {
+        problems.add_relation(&[&format!("kafka.{key}"), "kafka.security_protocol"], what);
+    };
+    for (key, _) in tls_only.iter().filter(|(_, is_set)| *is_set && !protocol.has_tls()) {
+        let used = "of use only with security_protocol = \"SSL\" or \"SASL_SSL\"";
+        note(key, format!("{used}, not {:?}", protocol.name()));
+    }
+    if protocol.has_tls() {
+        let (certificate, key, password) = (tls_only[1].1, tls_only[2].1, tls_only[3].1);
+        if certificate != key {
+            let missing = if certificate { "ssl_key_file" } else { "ssl_certificate_file" };
+            note(missing, "missing; ssl_certificate_file and ssl_key_file come together".into());
+        } else if password && !key {
+            note("ssl_key_password_file", "of use only with ssl_key_file".into());
+        }
+    }
+    if !protocol.has_sasl() {
+        let set = [("sasl_mechanism", mechanism.is_some()), username, password, token];
+        for (key, _) in set.iter().filter(|(_, is_set)| *is_set) {
+            let used = "of use only with security_protocol = \"SASL_SSL\" or \"SASL_PLAINTEXT\"";
+            note(key, format!("{used}, not {:?}", protocol.name()));
+        }
+        return;
+    }
+    let Some(mechanism) = mechanism else {
+        return note("sasl_mechanism", format!("missing; {} needs one", protocol.name()));
+    };
+    for ((key, is_set), is_wanted) in
+        [(username, by_password), (password, by_password), (token, by_token)]
+    {
+        if is_wanted && !is_set {
+            note(key, format!("missing; {} needs it", mechanism.name()));
+        } else if is_set && !is_wanted {
+            note(key, format!("of no use with sasl_mechanism = {:?}", mechanism.name()));
+        }
+    }
+    if mechanism == SaslMechanism::Plain && !protocol.has_tls() && !kafka.sasl_plain_without_tls {
+        note(
+            "sasl_mechanism",
+            "PLAIN would send the password for all to read; use SASL_SSL, or a SCRAM mechanism, or \
+             set sasl_plain_without_tls = true"
+                .into(),
+        );
     }
 }
 

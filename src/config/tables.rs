@@ -7,13 +7,13 @@ use crate::tail::encode::OWN_HEADERS;
 
 use super::reader::Table;
 use super::values::{
-    absolute_path, bootstrap_server, field, host, http_host, index_pattern, name, path_glob,
-    path_or_name_glob, regex, timezone, topic,
+    absolute_path, bootstrap_server, field, host, http_host, index_pattern, name, one_of,
+    path_glob, path_or_name_glob, regex, secret_file, timezone, topic,
 };
 use super::{
     ArchiveConfig, BatchConfig, Compression, Config, Destination, DropPageCache,
-    ElasticsearchConfig, Encoding, IndexConfig, InputConfig, KafkaConfig, LineTooLong, Multiline,
-    RouteConfig, StartAt, TailConfig,
+    ElasticsearchConfig, Encoding, EndpointIdentification, IndexConfig, InputConfig, KafkaConfig,
+    LineTooLong, Multiline, RouteConfig, SaslMechanism, SecurityProtocol, StartAt, TailConfig,
 };
 
 /// A record's number within a RecordBatch is a signed 32-bit integer.
@@ -31,8 +31,22 @@ const LEVELS: [(&str, &str); 6] = [
     ("FATAL", "FATAL"),
 ];
 
+const SECURITY_PROTOCOLS: [SecurityProtocol; 4] = [
+    SecurityProtocol::Plaintext,
+    SecurityProtocol::Ssl,
+    SecurityProtocol::SaslPlaintext,
+    SecurityProtocol::SaslSsl,
+];
+
+const SASL_MECHANISMS: [SaslMechanism; 4] = [
+    SaslMechanism::Plain,
+    SaslMechanism::ScramSha256,
+    SaslMechanism::ScramSha512,
+    SaslMechanism::OAuthBearer,
+];
+
 /// Properties of the consumer that are not the operator's, and why.
-const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 16] = [
+const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 26] = [
     ("bootstrap.servers", "it is kafka.bootstrap_servers"),
     ("metadata.broker.list", "it is kafka.bootstrap_servers"),
     ("client.id", "it is kafka.client_id"),
@@ -49,6 +63,16 @@ const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 16] = [
     ("group.protocol", MEMBERSHIP),
     ("group.remote.assignor", MEMBERSHIP),
     ("enable.partition.eof", "the end of a partition is no error here"),
+    ("security.protocol", "it is kafka.security_protocol"),
+    ("ssl.ca.location", "it is kafka.ssl_ca_file"),
+    ("ssl.endpoint.identification.algorithm", "it is kafka.ssl_endpoint_identification_algorithm"),
+    ("ssl.certificate.location", "it is kafka.ssl_certificate_file"),
+    ("ssl.key.location", "it is kafka.ssl_key_file"),
+    ("ssl.key.password", "it is kafka.ssl_key_password_file"),
+    ("sasl.mechanism", "it is kafka.sasl_mechanism"),
+    ("sasl.mechanisms", "it is kafka.sasl_mechanism"),
+    ("sasl.username", "it is kafka.sasl_username"),
+    ("sasl.password", "it is kafka.sasl_password_file"),
 ];
 const COMMITS: &str = "offsets are committed when their records have arrived, never by a timer";
 const MEMBERSHIP: &str = "partitions are handed over only after their batches have arrived";
@@ -103,6 +127,24 @@ fn kafka(t: &mut Table) -> KafkaConfig {
         retry_backoff: t.duration("retry_backoff", ms(100), ms(1)),
         retry_backoff_max: t.duration("retry_backoff_max", s(5), ms(1)),
         allow_auto_create_topics: t.bool("allow_auto_create_topics", false),
+        security_protocol: t
+            .one_of("security_protocol", &SECURITY_PROTOCOLS.map(|one| (one.name(), one)))
+            .unwrap_or(SecurityProtocol::Plaintext),
+        ssl_ca_file: t.string("ssl_ca_file", absolute_path),
+        ssl_endpoint_identification_algorithm: t
+            .one_of(
+                "ssl_endpoint_identification_algorithm",
+                &[("https", EndpointIdentification::Https), ("none", EndpointIdentification::None)],
+            )
+            .unwrap_or(EndpointIdentification::Https),
+        ssl_certificate_file: t.string("ssl_certificate_file", absolute_path),
+        ssl_key_file: t.string("ssl_key_file", secret_file),
+        ssl_key_password_file: t.string("ssl_key_password_file", secret_file),
+        sasl_mechanism: t.string("sasl_mechanism", sasl_mechanism),
+        sasl_username: t.string("sasl_username", name),
+        sasl_password_file: t.string("sasl_password_file", secret_file),
+        sasl_token_file: t.string("sasl_token_file", secret_file),
+        sasl_plain_without_tls: t.bool("sasl_plain_without_tls", false),
         consumer_options: t.map("consumer_options", |name, value| {
             match CONSUMER_OPTIONS_REFUSED.iter().find(|(refused, _)| *refused == name) {
                 Some((_, reason)) => Err(format!("cannot be set: {reason}")),
@@ -110,6 +152,15 @@ fn kafka(t: &mut Table) -> KafkaConfig {
             }
         }),
     }
+}
+
+fn sasl_mechanism(text: &str) -> Result<SaslMechanism, String> {
+    if text == "GSSAPI" {
+        return Err("GSSAPI (Kerberos) is not built in: it needs the Cyrus SASL and Kerberos \
+                    libraries of the host; use SCRAM-SHA-512 over TLS, or a TLS certificate"
+            .to_owned());
+    }
+    one_of(text, &SASL_MECHANISMS.map(|one| (one.name(), one)))
 }
 
 fn input(t: &mut Table) -> InputConfig {
@@ -279,8 +330,8 @@ fn elasticsearch(t: &mut Table) -> ElasticsearchConfig {
             true => Err("must not hold a colon, which ends it in basic authentication".to_owned()),
             false => name(text),
         }),
-        password_file: t.string("password_file", absolute_path),
-        api_key_file: t.string("api_key_file", absolute_path),
+        password_file: t.string("password_file", secret_file),
+        api_key_file: t.string("api_key_file", secret_file),
         request_timeout: t.duration("request_timeout", s(60), s(1)),
         retry_backoff: t.duration("retry_backoff", ms(200), ms(1)),
         retry_backoff_max: t.duration("retry_backoff_max", s(30), ms(1)),
@@ -297,7 +348,7 @@ fn route(t: &mut Table) -> RouteConfig {
                 false => name(text),
             })
             .unwrap_or_default(),
-        level: t.list("level", |text| super::values::one_of(text, &LEVELS).map(str::to_owned)),
+        level: t.list("level", |text| one_of(text, &LEVELS).map(str::to_owned)),
         logger: t.string("logger", regex),
         message: t.string("message", regex),
         header: t.map("header", |_, value| regex(value)),

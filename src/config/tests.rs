@@ -597,12 +597,68 @@ fn consumer_options_that_the_promise_depends_on_are_refused() {
     );
     let config = parse(
         "kafka.bootstrap_servers = [\"a:1\"]\n[kafka.consumer_options]\nfetch.min.bytes = 1\n\
-         \"check.crcs\" = true\nsecurity.protocol = \"ssl\"",
+         \"check.crcs\" = true\nsocket.nagle.disable = true",
     );
     let options = config.unwrap().kafka.consumer_options;
     let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (&**k, &**v)).collect();
-    let expected = [("check.crcs", "true"), ("fetch.min.bytes", "1"), ("security.protocol", "ssl")];
+    let expected =
+        [("check.crcs", "true"), ("fetch.min.bytes", "1"), ("socket.nagle.disable", "true")];
     assert_eq!(options, expected);
+}
+
+#[test]
+fn what_would_make_a_connection_less_safe_than_it_looks_is_refused() {
+    check_kafka(
+        "ssl_ca_file = \"/ca.pem\"",
+        "kafka.ssl_ca_file: of use only with security_protocol = \"SSL\" or \"SASL_SSL\", not \
+         \"PLAINTEXT\"",
+    );
+    check_kafka(
+        "security_protocol = \"SSL\"\nssl_certificate_file = \"/c.pem\"",
+        "kafka.ssl_key_file: missing; ssl_certificate_file and ssl_key_file come together",
+    );
+    check_kafka(
+        "security_protocol = \"SSL\"\nssl_key_password_file = \"password\"",
+        "kafka.ssl_key_password_file: of use only with ssl_key_file",
+    );
+    check_kafka(
+        "security_protocol = \"SSL\"\nsasl_username = \"u\"",
+        "kafka.sasl_username: of use only with security_protocol = \"SASL_SSL\" or \
+         \"SASL_PLAINTEXT\", not \"SSL\"",
+    );
+    check_kafka(
+        "security_protocol = \"SASL_SSL\"",
+        "kafka.sasl_mechanism: missing; SASL_SSL needs one",
+    );
+    let user = "sasl_username = \"u\"\nsasl_password_file = \"/p\"";
+    check_kafka(
+        &format!("security_protocol = \"SASL_PLAINTEXT\"\nsasl_mechanism = \"PLAIN\"\n{user}"),
+        "kafka.sasl_mechanism: PLAIN would send the password for all to read; use SASL_SSL, or a \
+         SCRAM mechanism, or set sasl_plain_without_tls = true",
+    );
+    let sasl = "security_protocol = \"SASL_SSL\"\nsasl_mechanism";
+    check_kafka(
+        &format!("{sasl} = \"SCRAM-SHA-256\"\nsasl_username = \"u\""),
+        "kafka.sasl_password_file: missing; SCRAM-SHA-256 needs it",
+    );
+    check_kafka(
+        &format!("{sasl} = \"OAUTHBEARER\"\nsasl_token_file = \"t\"\nsasl_username = \"u\""),
+        "kafka.sasl_username: of no use with sasl_mechanism = \"OAUTHBEARER\"",
+    );
+    check_kafka(
+        "security_protocol = \"SASL_SSL\"\nsasl_mechanism = \"GSSAPI\"",
+        "kafka.sasl_mechanism: GSSAPI (Kerberos) is not built in: it needs the Cyrus SASL and \
+         Kerberos libraries of the host; use SCRAM-SHA-512 over TLS, or a TLS certificate",
+    );
+    check_kafka(
+        "security_protocol = \"SSL\"\nssl_key_file = \"keys/k.pem\"",
+        "kafka.ssl_key_file: must be an absolute path, not \"keys/k.pem\"",
+    );
+    let config = parse(&format!(
+        "[kafka]\nbootstrap_servers = [\"a:1\"]\nsecurity_protocol = \"SASL_PLAINTEXT\"\n\
+         sasl_mechanism = \"PLAIN\"\nsasl_plain_without_tls = true\n{user}"
+    ));
+    assert!(config.unwrap().kafka.security_protocol.has_sasl());
 }
 
 #[test]
@@ -633,8 +689,10 @@ fn the_example_holds_the_defaults() {
 fn what_the_example_leaves_out_may_be_put_in() {
     let lines: Vec<&str> = EXAMPLE
         .lines()
-        .filter(|line| !line.starts_with("#api_key_file")) // Not beside a password.
+        // Not beside a password.
+        .filter(|line| !line.starts_with("#api_key_file") && !line.starts_with("#sasl_token_file"))
         .map(|line| match line.strip_prefix('#') {
+            None if line.starts_with("security_protocol") => "security_protocol = \"SASL_SSL\"",
             Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
             _ => line,
         })

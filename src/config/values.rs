@@ -149,6 +149,14 @@ pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
     Ok(path.to_owned())
 }
 
+/// Reads the path of a secret, or its name among systemd's credentials.
+pub(super) fn secret_file(text: &str) -> Result<PathBuf, String> {
+    match text.contains('/') {
+        true => absolute_path(text),
+        false => name(text).map(PathBuf::from),
+    }
+}
+
 /// Reads a glob of absolute paths.
 pub(super) fn path_glob(text: &str) -> Result<String, String> {
     absolute_path(text)?;

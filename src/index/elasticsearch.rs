@@ -33,7 +33,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -45,11 +44,13 @@ use std::time::{Duration, Instant};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use log::{debug, error, info, warn};
+use openssl::base64::encode_block;
 use ureq::http::{HeaderValue, Response, Uri, header};
 use ureq::{Agent, Timeout};
 
 use self::verdict::{Refused, Verdict, excerpt, verdicts};
 use crate::config::ElasticsearchConfig;
+use crate::secret;
 
 pub use self::body::BulkBody;
 pub use self::verdict::{Outcome, Reject};
@@ -655,10 +656,10 @@ impl Credentials {
         let (path, authorization) = match self {
             Credentials::None => return Ok(None),
             Credentials::Basic { username, password } => {
-                let pair = format!("{username}:{}", read_secret(password)?);
-                (password, format!("Basic {}", base64(pair.as_bytes())))
+                let pair = format!("{username}:{}", secret::read(password)?);
+                (password, format!("Basic {}", encode_block(pair.as_bytes())))
             }
-            Credentials::ApiKey(path) => (path, format!("ApiKey {}", read_secret(path)?)),
+            Credentials::ApiKey(path) => (path, format!("ApiKey {}", secret::read(path)?)),
         };
         let mut value = HeaderValue::from_str(&authorization)
             .map_err(|_| invalid(format!("{} holds no secret for HTTP", path.display())))?;
@@ -667,30 +668,8 @@ impl Credentials {
     }
 }
 
-fn read_secret(path: &PathBuf) -> io::Result<String> {
-    let secret = fs::read_to_string(path).map_err(|problem| {
-        io::Error::new(problem.kind(), format!("cannot read {}: {problem}", path.display()))
-    })?;
-    Ok(secret.trim_end_matches(['\r', '\n']).to_owned())
-}
-
 fn invalid(problem: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, problem)
-}
-
-/// Source: RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits =
-            (0..3).fold(0, |bits, n| bits << 8 | usize::from(chunk.get(n).copied().unwrap_or(0)));
-        for n in 0..4 {
-            let digit = ALPHABET[bits >> (18 - 6 * n) & 63];
-            text.push(if n <= chunk.len() { digit.into() } else { '=' });
-        }
-    }
-    text
 }
 
 impl Counters {

@@ -10,9 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Error;
+use openssl::ssl::SslStream;
+
 use super::messages::{self, Api, Head, Versions};
 use super::record_batch::EncodedBatch;
+use super::sasl::Exchange;
+use super::verdict::named;
+use super::{Error, tls};
+use crate::config::KafkaConfig;
 
 /// How long one address may take to accept. A broker that takes longer is as good as away, and
 /// there may be others.
@@ -24,8 +29,14 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_COUNT: u32 = 3;
 /// An answer that claims to be longer is none: Metadata of 100,000 partitions takes some 5 MB.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
+/// How a TLS record begins that says what is wrong: what a TLS listener makes of a request.
+/// Source: RFC 8446, section 5.1 and appendix B.1.
+const TLS_ALERT: [u8; 2] = [21, 3];
 /// What is read at once; answers to Produce take about a hundred bytes.
 const READ_LEN: usize = 16 * 1024;
+/// Part of a session's lifetime after which a new one begins.
+/// Source: KIP-368, whose clients do so after 85 to 95 %.
+const SESSION_PART: f64 = 0.85;
 /// Pieces given to the kernel at once.
 const WRITE_PIECES_MAX: usize = 16;
 
@@ -34,33 +45,43 @@ const WRITE_PIECES_MAX: usize = 16;
 pub(super) enum Transport {
     /// TCP as it is.
     Plain(TcpStream),
+    /// TLS over it.
+    Tls(Box<SslStream<TcpStream>>),
 }
 
 impl Transport {
-    fn connect(address: SocketAddr, timeout: Duration) -> io::Result<Transport> {
-        let stream = TcpStream::connect_timeout(&address, timeout.min(CONNECT_TIMEOUT))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
-        rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
-        rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE_INTERVAL)?;
-        rustix::net::sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
-        rustix::net::sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_COUNT)?;
-        Ok(Transport::Plain(stream))
-    }
-
-    fn never_block(&self) -> io::Result<()> {
-        match self {
-            Transport::Plain(stream) => stream.set_nonblocking(true),
+    fn connect(address: SocketAddr, host: &str, config: &KafkaConfig) -> Result<Transport, Error> {
+        let timeout = config.request_timeout;
+        let stream = connect_tcp(address, timeout).map_err(Error::Connect)?;
+        match config.security_protocol.has_tls() {
+            true => tls::connect(stream, host, config).map(|tls| Transport::Tls(Box::new(tls))),
+            false => Ok(Transport::Plain(stream)),
         }
     }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref(),
+        }
+    }
+}
+
+fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, timeout.min(CONNECT_TIMEOUT))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE_INTERVAL)?;
+    rustix::net::sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
+    rustix::net::sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_COUNT)?;
+    Ok(stream)
 }
 
 impl AsFd for Transport {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Transport::Plain(stream) => stream.as_fd(),
-        }
+        self.tcp().as_fd()
     }
 }
 
@@ -68,6 +89,7 @@ impl Read for Transport {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Transport::Plain(stream) => stream.read(buffer),
+            Transport::Tls(stream) => stream.read(buffer),
         }
     }
 }
@@ -76,12 +98,14 @@ impl Write for Transport {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Transport::Plain(stream) => stream.write(bytes),
+            Transport::Tls(stream) => stream.write(bytes),
         }
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Transport::Plain(stream) => stream.write_vectored(pieces),
+            Transport::Tls(stream) => stream.write_vectored(pieces),
         }
     }
 
@@ -95,16 +119,20 @@ impl Write for Transport {
 pub(super) struct Opened {
     transport: Transport,
     versions: Versions,
+    /// When the broker wants to hear again who we are.
+    expires_at: Option<Instant>,
 }
 
-/// Connects to `address`, `host:port`, trying all addresses of the name, and asks what the broker
-/// can do. Blocks, up to `timeout` for each step.
+/// Connects to `address`, `host:port`, trying all addresses of the name, asks what the broker can
+/// do and tells it who we are. Blocks, up to `request_timeout` for each step.
 ///
 /// Errors: what went wrong with the last address tried.
-pub(super) fn open(address: &str, client_id: &str, timeout: Duration) -> Result<Opened, Error> {
+pub(super) fn open(address: &str, config: &KafkaConfig) -> Result<Opened, Error> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_matches(['[', ']']);
     let mut error = Error::Resolve(io::ErrorKind::NotFound.into());
     for address in address.to_socket_addrs().map_err(Error::Resolve)? {
-        match open_address(address, client_id, timeout) {
+        match open_address(address, host, config) {
             Ok(opened) => return Ok(opened),
             Err(failed) => error = failed,
         }
@@ -112,14 +140,18 @@ pub(super) fn open(address: &str, client_id: &str, timeout: Duration) -> Result<
     Err(error)
 }
 
-fn open_address(address: SocketAddr, client_id: &str, timeout: Duration) -> Result<Opened, Error> {
-    let mut transport = Transport::connect(address, timeout).map_err(Error::Connect)?;
+fn open_address(address: SocketAddr, host: &str, config: &KafkaConfig) -> Result<Opened, Error> {
+    let mut transport = Transport::connect(address, host, config)?;
+    let client_id = &config.client_id;
     let newest = *Api::ApiVersions.versions().end();
     let versions = match handshake(&mut transport, newest, client_id) {
         // It does not know how to refuse a version but by hanging up.
         Err(Error::Closed) => {
-            transport = Transport::connect(address, timeout).map_err(Error::Connect)?;
-            handshake(&mut transport, 0, client_id)?
+            transport = Transport::connect(address, host, config)?;
+            handshake(&mut transport, 0, client_id).map_err(|error| match error {
+                Error::Closed => Error::ClosedAtOnce(config.security_protocol),
+                error => error,
+            })?
         }
         versions => versions?,
     };
@@ -132,8 +164,12 @@ fn open_address(address: SocketAddr, client_id: &str, timeout: Duration) -> Resu
             return Err(Error::NoCommonVersion(name));
         }
     }
-    transport.never_block().map_err(Error::Connection)?;
-    Ok(Opened { transport, versions })
+    let expires_at = match config.security_protocol.has_sasl() {
+        true => authenticate(&mut transport, &versions, config)?,
+        false => None,
+    };
+    transport.tcp().set_nonblocking(true).map_err(Error::Connection)?;
+    Ok(Opened { transport, versions, expires_at })
 }
 
 /// Asks with `version` and, if the broker does not know it, with version 0, which all know.
@@ -151,29 +187,93 @@ fn ask_versions(
     client_id: &str,
 ) -> Result<Result<Versions, i16>, Error> {
     let head = Head { version, correlation_id: 0, client_id };
-    let request = messages::api_versions_request(head);
-    transport.write_all(&request).map_err(lost)?;
+    let answer = exchange(transport, &messages::api_versions_request(head), "ApiVersions answer")?;
+    messages::api_versions_answer(version, &answer)
+}
+
+/// Tells the broker who we are; returns when it wants to hear it again.
+///
+/// Source: KIP-43, KIP-152; the lifetime, and that clients renew it before it ends, KIP-368.
+fn authenticate(
+    transport: &mut Transport,
+    versions: &Versions,
+    config: &KafkaConfig,
+) -> Result<Option<Instant>, Error> {
+    let mechanism = config.sasl_mechanism.expect("seen to by the configuration");
+    let version_of = |api, name| versions.newest(api).ok_or(Error::NoCommonVersion(name));
+    let head = |version| Head { version, correlation_id: 0, client_id: &config.client_id };
+
+    let request_head = head(version_of(Api::SaslHandshake, "SaslHandshake")?);
+    let request = messages::sasl_handshake_request(request_head, mechanism.name());
+    let answer = exchange(transport, &request, "SaslHandshake answer")?;
+    let (code, mechanisms) = messages::sasl_handshake_answer(&answer)?;
+    if code != 0 {
+        return Err(Error::Sasl(match mechanisms.is_empty() {
+            true => format!("the listener wants none: {}", named(code)),
+            false => format!(
+                "the listener does not know {}, but {}",
+                mechanism.name(),
+                mechanisms.join(", ")
+            ),
+        }));
+    }
+
+    let version = version_of(Api::SaslAuthenticate, "SaslAuthenticate")?;
+    let mut exchanged = Exchange::begin(config, mechanism)?;
+    let mut message = exchanged.first();
+    loop {
+        let request = messages::sasl_authenticate_request(head(version), &message);
+        let answer = exchange(transport, &request, "SaslAuthenticate answer")?;
+        let answer = messages::sasl_authenticate_answer(version, &answer)?;
+        if answer.code != 0 {
+            let problem = answer.problem.map_or_else(|| named(answer.code), str::to_owned);
+            return Err(Error::Sasl(problem));
+        }
+        match exchanged.next(answer.message)? {
+            Some(next) => message = next,
+            None => return Ok(expires_at(answer.session_lifetime_ms)),
+        }
+    }
+}
+
+fn expires_at(session_lifetime_ms: i64) -> Option<Instant> {
+    let lifetime = u64::try_from(session_lifetime_ms).ok().filter(|ms| *ms > 0)?;
+    Some(Instant::now() + Duration::from_millis(lifetime).mul_f64(SESSION_PART))
+}
+
+/// Sends a request, while the connection still blocks, and returns the answer behind its head.
+fn exchange(
+    transport: &mut Transport,
+    request: &[u8],
+    what: &'static str,
+) -> Result<Vec<u8>, Error> {
+    transport.write_all(request).map_err(lost)?;
     let mut len = [0; 4];
     transport.read_exact(&mut len).map_err(lost)?;
+    if len[..2] == TLS_ALERT {
+        let problem =
+            "the listener speaks TLS: set kafka.security_protocol to \"SSL\" or \"SASL_SSL\"";
+        return Err(Error::Tls(problem.to_owned()));
+    }
     let len = u32::from_be_bytes(len) as usize;
     if !(4..=ANSWER_LEN_MAX).contains(&len) {
-        return Err(Error::Undecodable("ApiVersions answer"));
+        return Err(Error::Undecodable(what));
     }
     let mut answer = Vec::new();
     let n_read = transport.take(len as u64).read_to_end(&mut answer).map_err(lost)?;
     if n_read < len {
         return Err(Error::Closed);
     }
-    messages::api_versions_answer(version, &answer[4..])
+    Ok(answer.split_off(4))
 }
 
 /// Tells a broker that hung up from a connection that broke, and both from one that is silent.
-fn lost(error: io::Error) -> Error {
+pub(super) fn lost(error: io::Error) -> Error {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error.kind() {
         UnexpectedEof | ConnectionReset | BrokenPipe => Error::Closed,
         io::ErrorKind::WouldBlock => Error::Connection(io::ErrorKind::TimedOut.into()),
-        _ => Error::Connection(error),
+        _ => tls::alert(&error).map_or(Error::Connection(error), Error::Tls),
     }
 }
 
@@ -191,6 +291,8 @@ pub(super) struct Connection<T> {
     pending: VecDeque<Pending<T>>,
     next_correlation_id: i32,
     throttled_until: Option<Instant>,
+    /// From when on nothing new may be sent, for another connection is to be made.
+    expires_at: Option<Instant>,
     /// When something was last written or answered.
     last_progress: Instant,
 }
@@ -234,6 +336,7 @@ impl<T> Connection<T> {
         Connection {
             transport: opened.transport,
             versions: opened.versions,
+            expires_at: opened.expires_at,
             out: VecDeque::new(),
             out_written: 0,
             input: Vec::new(),
@@ -263,6 +366,16 @@ impl<T> Connection<T> {
     /// Until when nothing may be sent, if it is not over.
     pub(super) fn throttled_until(&self, now: Instant) -> Option<Instant> {
         self.throttled_until.filter(|until| *until > now)
+    }
+
+    /// When the broker wants to hear again who we are, if ever.
+    pub(super) fn expires_at(&self) -> Option<Instant> {
+        self.expires_at
+    }
+
+    /// Whether it has come to that: nothing may be sent any more.
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        self.expires_at.is_some_and(|time| time <= now)
     }
 
     /// Sends nothing for a while, as an answer asked for.

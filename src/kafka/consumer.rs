@@ -8,10 +8,14 @@
 //! merely polled.
 
 use std::collections::{HashMap, VecDeque};
+use std::error::Error as StdError;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
@@ -21,8 +25,10 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use crate::config::{IndexConfig, KafkaConfig};
+use super::tls::ca_file;
+use crate::config::{EndpointIdentification, IndexConfig, KafkaConfig};
 use crate::error::Error;
+use crate::secret;
 
 /// A partition of a topic.
 pub type Partition = (String, i32);
@@ -65,6 +71,8 @@ pub(super) struct Context {
     about: String,
     /// What is none of our business, or said by whoever uses the consumer.
     ignored: &'static [RDKafkaErrorCode],
+    /// Of OAUTHBEARER.
+    token_file: Option<PathBuf>,
     rebalances: Mutex<VecDeque<Rebalance>>,
     /// The consumer is being dropped: nobody asks for rebalances any more.
     is_leaving: AtomicBool,
@@ -73,10 +81,26 @@ pub(super) struct Context {
     has_complaints: AtomicBool,
 }
 
+/// How long the token is used for new connections before its file is read again.
+const TOKEN_TIME: Duration = Duration::from_secs(60);
+
 /// How often a complaint is logged while its cause lasts.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(600);
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn StdError>> {
+        let file = self.token_file.as_ref().ok_or("no token was asked for")?;
+        let lifetime = SystemTime::now().duration_since(UNIX_EPOCH)? + TOKEN_TIME;
+        Ok(OAuthToken {
+            token: secret::read(file)?,
+            // The broker takes the name out of the token.
+            principal_name: "shipper".to_owned(),
+            lifetime_ms: lifetime.as_millis() as i64,
+        })
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // FAIL and ERROR come as errors too.
         if level as i32 > RDKafkaLogLevel::Warning as i32 || matches!(facility, "FAIL" | "ERROR") {
@@ -125,8 +149,12 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
-    pub(super) fn new(about: String, ignored: &'static [RDKafkaErrorCode]) -> Context {
-        Context { about, ignored, ..Context::default() }
+    pub(super) fn new(
+        about: String,
+        ignored: &'static [RDKafkaErrorCode],
+        token_file: Option<PathBuf>,
+    ) -> Context {
+        Context { about, ignored, token_file, ..Context::default() }
     }
 
     /// Complains no more: the consumer is being dropped.
@@ -169,7 +197,9 @@ impl Consumer {
     /// Errors: a property that librdkafka does not take. A cluster that is away is no error: it is
     /// waited for.
     pub fn join(kafka: &KafkaConfig, index: &IndexConfig) -> Result<Consumer, Error> {
-        let mut config = client_config(kafka);
+        let no_secret =
+            |error: io::Error| Error::Kafka { problem: format!("cannot consume: {error}") };
+        let mut config = client_config(kafka).map_err(no_secret)?;
         config
             .set("group.id", &index.group_id)
             .set("auto.offset.reset", "earliest")
@@ -179,7 +209,7 @@ impl Consumer {
         let failed =
             |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
         let about = format!("{} as group {}", index.topics.join(", "), index.group_id);
-        let context = Context::new(about, &[]);
+        let context = Context::new(about, &[], kafka.sasl_token_file.clone());
         let inner: BaseConsumer<Context> = config.create_with_context(context).map_err(failed)?;
         let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();
         inner.subscribe(&topics).map_err(failed)?;
@@ -282,7 +312,9 @@ impl Drop for Consumer {
 
 /// Returns what is the same for all that consume; the operator's own options are among it, for they
 /// can be none of what the callers set.
-pub(super) fn client_config(kafka: &KafkaConfig) -> ClientConfig {
+///
+/// Errors: a secret that cannot be had.
+pub(super) fn client_config(kafka: &KafkaConfig) -> io::Result<ClientConfig> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", kafka.bootstrap_servers.join(","))
@@ -301,10 +333,51 @@ pub(super) fn client_config(kafka: &KafkaConfig) -> ClientConfig {
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set("socket.keepalive.enable", "true")
         .set_log_level(RDKafkaLogLevel::Info);
+    secure(kafka, &mut config)?;
     for (name, value) in &kafka.consumer_options {
         config.set(name, value);
     }
-    config
+    Ok(config)
+}
+
+fn secure(kafka: &KafkaConfig, config: &mut ClientConfig) -> io::Result<()> {
+    let protocol = kafka.security_protocol;
+    config.set("security.protocol", protocol.name());
+    if protocol.has_tls() {
+        let by_name = match kafka.ssl_endpoint_identification_algorithm {
+            EndpointIdentification::Https => "https",
+            EndpointIdentification::None => "none",
+        };
+        config.set("ssl.endpoint.identification.algorithm", by_name);
+        match ca_file(kafka) {
+            Some(file) => config.set("ssl.ca.location", path(file)?),
+            None => config.set("ssl.ca.location", "probe"),
+        };
+        if let Some(file) = &kafka.ssl_certificate_file {
+            config.set("ssl.certificate.location", path(file)?);
+        }
+        if let Some(file) = &kafka.ssl_key_file {
+            config.set("ssl.key.pem", secret::read(file)?);
+        }
+        if let Some(file) = &kafka.ssl_key_password_file {
+            config.set("ssl.key.password", secret::read(file)?);
+        }
+    }
+    if let Some(mechanism) = kafka.sasl_mechanism {
+        config.set("sasl.mechanism", mechanism.name());
+    }
+    if let Some(user) = &kafka.sasl_username {
+        config.set("sasl.username", user);
+    }
+    if let Some(file) = &kafka.sasl_password_file {
+        config.set("sasl.password", secret::read(file)?);
+    }
+    Ok(())
+}
+
+fn path(file: &Path) -> io::Result<&str> {
+    let problem = || io::Error::other(format!("{} is not UTF-8", file.display()));
+    file.to_str().ok_or_else(problem)
 }
 
 fn unassign(consumer: &BaseConsumer<Context>, list: &TopicPartitionList) -> KafkaResult<()> {

@@ -1,4 +1,4 @@
-//! The five requests of a producer and their answers, as bytes.
+//! The requests of a producer and their answers, as bytes.
 //!
 //! By hand rather than through `kafka-protocol`, for two reasons: its decoder reserves memory for
 //! whatever count an answer names, so that eight broken bytes abort the process, and its encoder
@@ -21,6 +21,8 @@ pub(super) enum Api {
     Metadata,
     ApiVersions,
     InitProducerId,
+    SaslHandshake,
+    SaslAuthenticate,
     /// Kafka 2.8 or later; whoever asks it must do without, too.
     DescribeProducers,
 }
@@ -31,20 +33,25 @@ impl Api {
         match self {
             Api::Produce => 0,
             Api::Metadata => 3,
+            Api::SaslHandshake => 17,
             Api::ApiVersions => 18,
             Api::InitProducerId => 22,
+            Api::SaslAuthenticate => 36,
             Api::DescribeProducers => 61,
         }
     }
 
     /// The versions written here. Produce v3 is the first with RecordBatch v2, Metadata v4 the
-    /// first that can forbid the creation of topics.
+    /// first that can forbid the creation of topics, SaslHandshake v1 the first after which
+    /// SaslAuthenticate comes (KIP-152).
     pub(super) fn versions(self) -> RangeInclusive<i16> {
         match self {
             Api::Produce => 3..=13,
             Api::Metadata => 4..=13,
             Api::ApiVersions => 0..=3,
             Api::InitProducerId => 0..=5,
+            Api::SaslHandshake => 1..=1,
+            Api::SaslAuthenticate => 0..=2,
             Api::DescribeProducers => 0..=0,
         }
     }
@@ -53,7 +60,8 @@ impl Api {
         let first = match self {
             Api::Produce | Api::Metadata => 9,
             Api::ApiVersions => 3,
-            Api::InitProducerId => 2,
+            Api::InitProducerId | Api::SaslAuthenticate => 2,
+            Api::SaslHandshake => i16::MAX,
             Api::DescribeProducers => 0,
         };
         version >= first
@@ -195,6 +203,20 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map(Some).map_err(|_| self.broken())
     }
 
+    /// Reads bytes, absent ones as none.
+    fn bytes(&mut self) -> Result<&'a [u8], Error> {
+        let len = if self.flexible {
+            i64::from(self.unsigned_varint()?) - 1
+        } else {
+            i64::from(self.i32()?)
+        };
+        match usize::try_from(len) {
+            Ok(len) => self.take(len),
+            Err(_) if len == -1 => Ok(&[]),
+            Err(_) => Err(self.broken()),
+        }
+    }
+
     /// Reads an array, an absent one as empty. Memory grows with what is read, not with the
     /// count that is named.
     fn array<T>(
@@ -287,6 +309,53 @@ pub(super) fn api_versions_answer(
         Ok(entry)
     })?;
     Ok(Ok(Versions(versions)))
+}
+
+/// Names the way in which we are going to say who we are.
+pub(super) fn sasl_handshake_request(head: Head<'_>, mechanism: &str) -> Vec<u8> {
+    let mut writer = head.write(Api::SaslHandshake);
+    writer.string(Some(mechanism));
+    writer.finish()
+}
+
+/// Returns the code of the answer and the mechanisms that the listener knows.
+pub(super) fn sasl_handshake_answer(body: &[u8]) -> Result<(i16, Vec<String>), Error> {
+    let mut reader = Reader::new(body, false, "SaslHandshake answer");
+    let code = reader.i16()?;
+    let mechanisms = reader.array(|reader| Ok(reader.string()?.unwrap_or_default().to_owned()))?;
+    Ok((code, mechanisms))
+}
+
+/// Carries a message of the mechanism.
+pub(super) fn sasl_authenticate_request(head: Head<'_>, message: &[u8]) -> Vec<u8> {
+    let mut writer = head.write(Api::SaslAuthenticate);
+    writer.len(message.len());
+    writer.put(message);
+    writer.no_tags();
+    writer.finish()
+}
+
+/// The broker's side of an exchange.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SaslAnswer<'a> {
+    pub(super) code: i16,
+    /// The broker's words.
+    pub(super) problem: Option<&'a str>,
+    pub(super) message: &'a [u8],
+    /// After which the broker wants to hear it again; 0: never.
+    pub(super) session_lifetime_ms: i64,
+}
+
+pub(super) fn sasl_authenticate_answer(version: i16, body: &[u8]) -> Result<SaslAnswer<'_>, Error> {
+    let flexible = Api::SaslAuthenticate.is_flexible(version);
+    let mut reader = Reader::new(body, flexible, "SaslAuthenticate answer");
+    reader.tags()?;
+    Ok(SaslAnswer {
+        code: reader.i16()?,
+        problem: reader.string()?,
+        message: reader.bytes()?,
+        session_lifetime_ms: if version >= 1 { reader.i64()? } else { 0 },
+    })
 }
 
 /// Asks for the brokers and the leaders of `topics`.
@@ -741,6 +810,48 @@ mod tests {
             assert_eq!(versions.newest(Api::Metadata), None);
             assert_eq!(versions.newest(Api::InitProducerId), None);
             assert_eq!(versions.newest(Api::DescribeProducers), None);
+        }
+    }
+
+    #[test]
+    fn sasl_is_understood_by_others() {
+        let bytes = sasl_handshake_request(head(1), "SCRAM-SHA-256");
+        let read: theirs::SaslHandshakeRequest = request(Api::SaslHandshake, 1, &bytes);
+        assert_eq!(&*read.mechanism, "SCRAM-SHA-256");
+        let mechanisms = vec![string("PLAIN"), string("SCRAM-SHA-512")];
+        let sent = theirs::SaslHandshakeResponse::default()
+            .with_error_code(33)
+            .with_mechanisms(mechanisms);
+        let bytes = answer(&sent, 1);
+        let (code, mechanisms) = sasl_handshake_answer(&bytes).unwrap();
+        assert_eq!((code, mechanisms.join(" ").as_str()), (33, "PLAIN SCRAM-SHA-512"));
+        check_shortened(&bytes, sasl_handshake_answer);
+
+        for version in Api::SaslAuthenticate.versions() {
+            let bytes = sasl_authenticate_request(head(version), b"\0user\0password");
+            let read: theirs::SaslAuthenticateRequest =
+                request(Api::SaslAuthenticate, version, &bytes);
+            assert_eq!(&read.auth_bytes[..], b"\0user\0password");
+
+            let lifetime = if version >= 1 { 3_600_000 } else { 0 };
+            let sent = theirs::SaslAuthenticateResponse::default()
+                .with_error_code(58)
+                .with_error_message(Some(string("no")))
+                .with_auth_bytes(b"v=1"[..].into())
+                .with_session_lifetime_ms(lifetime);
+            let bytes = answer(&sent, version);
+            let expected = SaslAnswer {
+                code: 58,
+                problem: Some("no"),
+                message: b"v=1",
+                session_lifetime_ms: lifetime,
+            };
+            assert_eq!(sasl_authenticate_answer(version, &bytes).unwrap(), expected);
+            // The tags at the end are not looked at.
+            let whole = bytes.len() - usize::from(version >= 2);
+            check_shortened(&bytes[..whole], |bytes| {
+                sasl_authenticate_answer(version, bytes).map(|_| ())
+            });
         }
     }
 

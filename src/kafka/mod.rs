@@ -5,8 +5,10 @@
 //!
 //! ```text
 //! record_batch   an arena -> RecordBatch v2 bytes, compressed, checksummed
-//! messages       the five requests and their answers, as bytes
-//! connection     one TCP connection: framing, requests in flight
+//! messages       the requests and their answers, as bytes
+//! tls            the handshake, certificates
+//! sasl           how a broker learns who we are
+//! connection     one TCP or TLS connection: framing, requests in flight
 //! cluster        brokers, topics, leaders
 //! verdict        what each error code means for a batch
 //! partition      idempotent delivery: sequences, in flight, recovery
@@ -52,11 +54,15 @@ mod partition;
 pub mod producer;
 pub mod read_back;
 pub mod record_batch;
+mod sasl;
+mod tls;
 mod verdict;
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
+
+use crate::config::SecurityProtocol;
 
 /// Why something between us and a broker failed.
 #[derive(Debug)]
@@ -73,6 +79,14 @@ pub enum Error {
     Connection(io::Error),
     /// The broker closed the connection.
     Closed,
+    /// The broker closed the connection without an answer to the first question.
+    ClosedAtOnce(SecurityProtocol),
+    /// No TLS comes about; says why.
+    Tls(String),
+    /// The broker does not take us for who we say we are; says why.
+    Sasl(String),
+    /// A secret cannot be had.
+    Secret(io::Error),
     /// No answer for this long.
     NoAnswer(Duration),
     /// Bytes that are no answer to what was asked; names the answer.
@@ -92,6 +106,15 @@ impl fmt::Display for Error {
             Error::Connect(source) => write!(f, "cannot connect: {source}"),
             Error::Connection(source) => write!(f, "connection lost: {source}"),
             Error::Closed => write!(f, "the broker closed the connection"),
+            Error::ClosedAtOnce(protocol) => write!(
+                f,
+                "the broker closed the connection at the first question: does this listener speak \
+                 kafka.security_protocol = {:?}?",
+                protocol.name()
+            ),
+            Error::Tls(problem) => write!(f, "{problem}"),
+            Error::Sasl(problem) => write!(f, "not authenticated: {problem}"),
+            Error::Secret(source) => write!(f, "{source}"),
             Error::NoAnswer(time) => write!(f, "no answer for {time:?}"),
             Error::Undecodable(what) => write!(f, "cannot decode its {what}"),
             Error::Refused(code) => {
@@ -113,7 +136,8 @@ impl std::error::Error for Error {
             | Error::Codec(source)
             | Error::Resolve(source)
             | Error::Connect(source)
-            | Error::Connection(source) => Some(source),
+            | Error::Connection(source)
+            | Error::Secret(source) => Some(source),
             _ => None,
         }
     }

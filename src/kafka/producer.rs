@@ -460,6 +460,7 @@ impl Worker {
             }
             self.write(now);
             self.end_silence(now);
+            self.end_sessions(now);
             self.line.n_rounds.fetch_add(1, Ordering::Relaxed);
             self.wait();
         }
@@ -610,11 +611,10 @@ impl Worker {
             Some(Link::Down { .. }) | None => {}
         }
         let line = self.line.clone();
-        let client_id = self.config.client_id.clone();
-        let timeout = self.config.request_timeout;
+        let config = self.config.clone();
         let name = address.clone();
         let thread = thread::Builder::new().name("kafka-connect".into()).spawn(move || {
-            let opened = connection::open(&name, &client_id, timeout);
+            let opened = connection::open(&name, &config);
             line.say(Command::Opened(name, opened));
         });
         if let Err(error) = thread {
@@ -666,7 +666,7 @@ impl Worker {
             };
             if let Some(until) = connection.throttled_until(now) {
                 self.alarm.by(until);
-            } else if connection.n_pending() < REQUESTS_MAX {
+            } else if connection.n_pending() < REQUESTS_MAX && !connection.has_expired(now) {
                 let candidate = (connection.n_pending(), address);
                 least_busy = Some(least_busy.map_or(candidate, |least| least.min(candidate)));
             }
@@ -1021,7 +1021,7 @@ impl Worker {
             self.alarm.by(until);
             return false;
         }
-        if connection.n_pending() >= REQUESTS_MAX {
+        if connection.n_pending() >= REQUESTS_MAX || connection.has_expired(now) {
             return false;
         }
         let version = connection.version(Api::Produce);
@@ -1398,6 +1398,23 @@ impl Worker {
         for address in lost {
             self.lose(&address, &Error::NoAnswer(timeout), now);
             self.alarm.by(now);
+        }
+    }
+
+    /// Makes connections anew on which the broker wants to hear again who we are, once all is
+    /// answered there.
+    fn end_sessions(&mut self, now: Instant) {
+        for (address, link) in &mut self.links {
+            let Link::Up(connection) = link else { continue };
+            match connection.expires_at() {
+                Some(time) if time > now => self.alarm.by(time),
+                Some(_) if connection.n_pending() == 0 => {
+                    debug!("{}: its session ends", broker_subject(address));
+                    *link = Link::Down { not_before: now };
+                    self.alarm.by(now);
+                }
+                _ => {}
+            }
         }
     }
 

@@ -15,6 +15,7 @@
 //! Needs Read on the topic, and nothing of the group.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -100,6 +101,8 @@ pub enum ReadBackError {
     },
     /// We were to stop.
     Stopped,
+    /// A secret cannot be had.
+    Secret(io::Error),
     /// librdkafka does not take a property, or has not the resources.
     Client(KafkaError),
 }
@@ -114,6 +117,7 @@ impl fmt::Display for ReadBackError {
                 write!(f, "cannot read back: topic {topic:?} has no partition {partition}")
             }
             ReadBackError::Stopped => write!(f, "stopped while reading back"),
+            ReadBackError::Secret(source) => write!(f, "cannot read back: {source}"),
             ReadBackError::Client(source) => write!(f, "cannot read back: {source}"),
         }
     }
@@ -123,6 +127,7 @@ impl std::error::Error for ReadBackError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             ReadBackError::Client(source) => Some(source),
+            ReadBackError::Secret(source) => Some(source),
             _ => None,
         }
     }
@@ -187,7 +192,7 @@ fn open(
     topic: &str,
     partition: i32,
 ) -> Result<BaseConsumer<Context>, ReadBackError> {
-    let mut config = client_config(kafka);
+    let mut config = client_config(kafka).map_err(ReadBackError::Secret)?;
     config
         .set("group.id", format!("{}-read-back", kafka.client_id))
         .set("allow.auto.create.topics", "false")
@@ -196,7 +201,8 @@ fn open(
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true");
     let about = format!("{topic} partition {partition}, read back");
-    let context = Context::new(about, &[GroupAuthorizationFailed, TopicAuthorizationFailed]);
+    let ignored = &[GroupAuthorizationFailed, TopicAuthorizationFailed];
+    let context = Context::new(about, ignored, kafka.sasl_token_file.clone());
     config.create_with_context(context).map_err(ReadBackError::Client)
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
 use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
@@ -16,9 +17,9 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    CreateAclsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeProducersRequest, FetchRequest, InitProducerIdRequest, MetadataRequest, ProduceRequest,
-    RequestHeader, ResponseHeader, TopicName,
+    CreateAclsRequest, CreateTopicsRequest, DeleteAclsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeProducersRequest, FetchRequest, InitProducerIdRequest,
+    MetadataRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use log_shipper::config::Compression;
@@ -122,6 +123,21 @@ impl Cluster {
         let request = CreateAclsRequest::default().with_creations(vec![acl]);
         let answer = self.ask_any(&request, 2);
         assert_eq!(answer.results[0].error_code, 0, "{answer:?}");
+    }
+
+    /// Takes back what was allowed.
+    pub fn forbid(&self, resource: (i8, &str), principal: &str, operation: i8) {
+        let filter = DeleteAclsFilter::default()
+            .with_resource_type_filter(resource.0)
+            .with_resource_name_filter(Some(string(resource.1)))
+            .with_pattern_type_filter(3)
+            .with_principal_filter(Some(string(principal)))
+            .with_host_filter(Some(string("*")))
+            .with_operation(operation)
+            .with_permission_type(3);
+        let request = DeleteAclsRequest::default().with_filters(vec![filter]);
+        let answer = self.ask_any(&request, 2);
+        assert_eq!(answer.filter_results[0].matching_acls.len(), 1, "{answer:?}");
     }
 
     /// Returns the address of the leader, once there is one that can be reached.

@@ -7,12 +7,13 @@ pub mod broker;
 pub mod client;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Sender, unbounded};
 use log_shipper::batch::Batch;
-use log_shipper::config::KafkaConfig;
+use log_shipper::config::{Config, KafkaConfig};
 use log_shipper::kafka::producer::{Delivery, Producer, Receipt};
 use log_shipper::kafka::record_batch::{Headers, RecordArena, put_header};
 use log_shipper::record::{BatchId, SourceId, Span};
@@ -95,15 +96,12 @@ pub fn arena(samples: &[Sample]) -> RecordArena {
 /// Returns a configuration that loses no time; with `RUST_LOG=debug` the tests say what goes on.
 pub fn config(bootstrap: &str) -> KafkaConfig {
     let _ = env_logger::builder().is_test(true).try_init();
-    KafkaConfig {
-        bootstrap_servers: bootstrap.split(',').map(str::to_owned).collect(),
-        client_id: "shipper-test".into(),
-        request_timeout: Duration::from_secs(30),
-        retry_backoff: Duration::from_millis(10),
-        retry_backoff_max: Duration::from_millis(200),
-        allow_auto_create_topics: false,
-        consumer_options: BTreeMap::new(),
-    }
+    let servers: Vec<&str> = bootstrap.split(',').collect();
+    let text = format!(
+        "[kafka]\nbootstrap_servers = {servers:?}\nclient_id = \"shipper-test\"\n\
+         retry_backoff = \"10ms\"\nretry_backoff_max = \"200ms\""
+    );
+    Config::parse(&text, Path::new("test.toml")).expect("a configuration").kafka
 }
 
 pub fn unique_topic() -> Arc<str> {

@@ -15,6 +15,10 @@
 #   KAFKA_ROLL      hourly    as in stock; or minutely, secondly
 #   KAFKA_HEAP      400m
 #   KAFKA_EXTRA               more server.properties: 'key=value;key=value'
+#   KAFKA_SECURED             folder of ca.pem and broker.pem: three more listeners of
+#                             node 1, on localhost from KAFKA_PORT + 20 on: SSL that asks
+#                             for a certificate, SASL_SSL, SASL_PLAINTEXT (user shipper,
+#                             password shipper-secret); what has an ACL is closed to others
 # STACK_DIR/NAME/nodeN/logs holds server.log and its siblings. A rotation is
 # log4j's own: the first record of a new hour (minute, second) renames the file.
 # `provoke` gives, each time, five ERROR records and one WARN in server.log, the
@@ -30,7 +34,7 @@
 
 KAFKA_NAME=${KAFKA_NAME:-kafka}
 ROOT=$STACK_DIR/$KAFKA_NAME
-SETTINGS=(KAFKA_VERSION KAFKA_NODES KAFKA_PORT KAFKA_CONTROLLER_PORT KAFKA_ROLL KAFKA_HEAP KAFKA_EXTRA)
+SETTINGS=(KAFKA_VERSION KAFKA_NODES KAFKA_PORT KAFKA_CONTROLLER_PORT KAFKA_ROLL KAFKA_HEAP KAFKA_EXTRA KAFKA_SECURED)
 CLUSTER_ID=c3RhY2stdGVzdC1jbHVzdA # any 16 bytes in base64url
 
 settings() {
@@ -41,6 +45,7 @@ settings() {
   KAFKA_ROLL=${KAFKA_ROLL:-hourly}
   KAFKA_HEAP=${KAFKA_HEAP:-400m}
   KAFKA_EXTRA=${KAFKA_EXTRA:-}
+  KAFKA_SECURED=${KAFKA_SECURED:-}
   case $KAFKA_NODES in 1 | 3) ;; *) die "KAFKA_NODES is 1 or 3" ;; esac
   case $KAFKA_ROLL in
     hourly | minutely | secondly) ;;
@@ -72,23 +77,55 @@ node() { # COMMAND... N: runs COMMAND with the variables of node N
   "${@:1:$#-1}"
 }
 
+# Listeners, and what they need; the brokers among themselves stay with PLAINTEXT.
+secured() {
+  local name login=org.apache.kafka.common.security
+  cat <<PROPERTIES
+ssl.keystore.type=PEM
+ssl.keystore.location=$KAFKA_SECURED/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$KAFKA_SECURED/ca.pem
+listener.name.tls.ssl.client.auth=required
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
+super.users=User:ANONYMOUS
+PROPERTIES
+  for name in saslssl sasl; do
+    cat <<PROPERTIES
+listener.name.$name.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
+listener.name.$name.plain.sasl.jaas.config=$login.plain.PlainLoginModule required user_shipper="shipper-secret";
+listener.name.$name.scram-sha-256.sasl.jaas.config=$login.scram.ScramLoginModule required;
+listener.name.$name.scram-sha-512.sasl.jaas.config=$login.scram.ScramLoginModule required;
+listener.name.$name.oauthbearer.sasl.jaas.config=$login.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";
+PROPERTIES
+  done
+}
+
 configure() {
-  local n voters='' replicas=1 in_sync=1
+  local n voters='' replicas=1 in_sync=1 port listeners='' protocols='' users=()
   if [ "$KAFKA_NODES" = 3 ]; then replicas=3 in_sync=2; fi
   for ((n = 1; n <= KAFKA_NODES; n++)); do
     voters+=${voters:+,}$n@127.0.0.1:$((KAFKA_CONTROLLER_PORT + n - 1))
   done
+  if [ -n "$KAFKA_SECURED" ]; then
+    port=$((PORT + 20))
+    listeners=,TLS://localhost:$port,SASLSSL://localhost:$((port + 1)),SASL://localhost:$((port + 2))
+    protocols=,TLS:SSL,SASLSSL:SASL_SSL,SASL:SASL_PLAINTEXT
+    for n in 256 512; do
+      users+=(--add-scram "SCRAM-SHA-$n=[name=shipper,password=shipper-secret]")
+    done
+  fi
   mkdir -p "$NODE/logs"
   {
     cat <<PROPERTIES
 process.roles=broker,controller
 node.id=${NODE##*/node}
 controller.quorum.voters=$voters
-listeners=CLIENT://127.0.0.1:$PORT,CONTROLLER://127.0.0.1:$CONTROLLER_PORT
-advertised.listeners=CLIENT://127.0.0.1:$PORT
+listeners=CLIENT://127.0.0.1:$PORT,CONTROLLER://127.0.0.1:$CONTROLLER_PORT$listeners
+advertised.listeners=CLIENT://127.0.0.1:$PORT$listeners
 inter.broker.listener.name=CLIENT
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT$protocols
 log.dirs=$NODE/data
 num.partitions=3
 default.replication.factor=$replicas
@@ -101,11 +138,12 @@ transaction.state.log.num.partitions=5
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=16777216
 PROPERTIES
+    [ -z "$KAFKA_SECURED" ] || secured
     printf '%s\n' "$KAFKA_EXTRA" | tr ';' '\n'
   } >"$NODE/server.properties"
   if [ ! -f "$NODE/data/meta.properties" ]; then
     "$JAVA" -Xmx128m kafka.tools.StorageTool format -t "$CLUSTER_ID" -c "$NODE/server.properties" \
-      >"$NODE/format.log" 2>&1 || die "cannot format ${PROCESS[0]}: see $NODE/format.log"
+      "${users[@]}" >"$NODE/format.log" 2>&1 || die "cannot format ${PROCESS[0]}: see $NODE/format.log"
   fi
 }
 
