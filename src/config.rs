@@ -148,8 +148,8 @@ pub struct KafkaConfig {
     /// `https`: a broker's certificate must name the host by which it is reached; `none`: any name
     /// will do. Default: `https`.
     pub ssl_endpoint_identification_algorithm: EndpointIdentification,
-    /// PEM file of our own certificate and those that vouch for it, where brokers ask for one. Read
-    /// for each new connection, as all files of this table. Default: none.
+    /// PEM file of our own certificate and those that vouch for it, where brokers ask for one. It
+    /// may be replaced at any time, as all files of this table. Default: none.
     pub ssl_certificate_file: Option<PathBuf>,
     /// PEM file of that certificate's key. It is a secret, as are the files of passwords and
     /// tokens: nobody but its owner and group may read it, and a name without a slash is one of

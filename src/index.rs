@@ -75,11 +75,14 @@ pub fn run(
     RejectedFile::new(&config.state_dir).prepare()?;
     let producer = Producer::start(&config.kafka, config.batch.compression, None)?;
     let workers = Workers::start(config, index, &producer, counters)?;
-    let consumer = Consumer::join(&config.kafka, index)?;
+    // Before they are read.
+    let secrets = secret::Watch::new(config.kafka.files());
+    let consumer = Consumer::new(&config.kafka, index)?;
+    consumer.join(index)?;
     let mut hub = Hub {
         config: index,
         kafka: &config.kafka,
-        secrets: secret::Watch::new(config.kafka.files()),
+        secrets,
         counters,
         workers,
         consumer,
@@ -327,7 +330,7 @@ impl Hub<'_> {
 
     /// Goes on as another member of the group, which has read the files of secrets as they are now.
     fn rejoin(&mut self) -> Result<(), Error> {
-        let consumer = match Consumer::join(self.kafka, self.config) {
+        let consumer = match Consumer::new(self.kafka, self.config) {
             Ok(consumer) => consumer,
             Err(error) => {
                 log::warn!("certificates or passwords have changed and cannot be used: {error}");
@@ -341,7 +344,7 @@ impl Hub<'_> {
         self.intake.forget(&partitions);
         self.paused = false;
         self.consumer = consumer;
-        Ok(())
+        self.consumer.join(self.config)
     }
 
     /// Hands over the open batch and waits until nothing is under way, or the deadline.

@@ -1107,6 +1107,7 @@ impl<'a> Hub<'a> {
         let key = encode::key(&self.config.host, self.streams[at].path.as_os_str().as_bytes());
         let partition = partition_for(&key, n_partitions);
         self.hold_if_resuming(at, &topic, partition);
+        self.hold_if_suspect(at);
         let stream = &mut self.streams[at];
         if stream.n_holds > 0 {
             return;
@@ -1292,6 +1293,10 @@ impl<'a> Hub<'a> {
         let mut pause = self.config.tail.save_interval;
         match saved {
             Ok(saved) => {
+                if matches!(saved, Saved::Journal) && self.journal.must_begin() {
+                    // What is in doubt meanwhile is said at once.
+                    pause = Duration::ZERO;
+                }
                 if let Saved::Registry { journal, len } = saved {
                     self.registry_len = len;
                     let before = std::mem::replace(&mut self.needed_journal, journal);
@@ -1410,6 +1415,12 @@ impl Life {
         let arrived = self.arrived.as_ref().filter(|arrived| arrived.is_doubtful());
         is_compared
             && arrived.is_some_and(|arrived| arrived.has_more_behind(self.events.read_offset()))
+    }
+
+    /// Tells whether another event stands in the topic for the ground of this one.
+    fn has_another(&self, event: &multiline::Event) -> bool {
+        let text = || self.events.text(event, &mut Vec::new()).to_vec();
+        self.arrived.as_ref().is_some_and(|arrived| arrived.has_another(event, &text()))
     }
 
     /// Tells whether an event stands in the topic already.

@@ -9,8 +9,13 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use common::client::Cluster;
+use common::shipped;
+use crossbeam_channel::{bounded, never};
+use log_shipper::config::Config;
+use log_shipper::kafka::read_back::{Found, read_back};
 use support::certificates::{Authority, write_secret};
 use support::stack::{OwnServer, PATIENCE, env, script, unique, write_config};
 use support::{Shipper, TopicReader, counter, shipper_binary, wait_for};
@@ -56,6 +61,11 @@ impl Secured {
     fn address(&self, protocol: &str) -> String {
         let n = ["SSL", "SASL_SSL", "SASL_PLAINTEXT"].iter().position(|name| *name == protocol);
         format!("localhost:{}", self.port + 20 + n.expect("one of them") as u32)
+    }
+
+    /// What the broker itself says.
+    fn log(&self) -> PathBuf {
+        Path::new(&env("SHIPPER_STACK_DIR")).join(KAFKA).join("node1/logs/server.log")
     }
 
     fn restart(&self) {
@@ -119,7 +129,7 @@ impl Site {
     fn check(&mut self, n_lines: usize, tail: &Shipper) {
         let reader = &mut self.reader;
         let is_there = || {
-            reader.read_for(std::time::Duration::from_millis(100));
+            reader.read_for(Duration::from_millis(100));
             (reader.records.len() >= n_lines).then_some(())
         };
         wait_for(PATIENCE, "the lines", is_there, || tail.log());
@@ -370,7 +380,7 @@ fn a_certificate_that_is_rotated_under_load_is_taken_up() {
     let writer = std::thread::spawn(move || {
         for n in 1..100 {
             append(&log, &lines(n * 1000..(n + 1) * 1000));
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
         }
     });
     secured.authority.issue("new", "client", 30).write(&certificate, &key, None);
@@ -390,6 +400,42 @@ fn a_certificate_that_is_rotated_under_load_is_taken_up() {
 }
 
 #[test]
+fn reading_back_waits_for_a_password_that_will_do() {
+    let secured = Secured::up("4.1.1", "");
+    let topic = unique("secured");
+    secured.cluster.make_topic(&topic, 1, &[]);
+    let id = secured.cluster.producer_id();
+    let records = shipped("h1", "file-1", 0, 50);
+    assert_eq!(secured.cluster.produce((&topic, 0), id, 0, &records), Ok(0));
+    let password = secured.file("password");
+    let text = format!(
+        "[kafka]\nbootstrap_servers = [{:?}]\nsecurity_protocol = \"SASL_SSL\"\n{}\n{}",
+        secured.address("SASL_SSL"),
+        ca(&secured),
+        sasl("SCRAM-SHA-256", &password)
+    );
+    let kafka = Config::parse(&text, Path::new("test.toml")).expect("a configuration").kafka;
+    let (done, outcomes) = bounded(1);
+    let reader = std::thread::spawn(move || {
+        let mut n_found = 0;
+        let mut count = |_: &Found| n_found += 1;
+        let outcome = read_back(&kafka, &topic, 0, 0, "h1", u64::MAX, &never(), &mut count);
+        done.send((outcome.expect("read"), n_found)).expect("heard");
+    });
+    // No file, then one of a wrong password that has been tried.
+    assert!(outcomes.recv_timeout(Duration::from_secs(3)).is_err());
+    write_secret(&password, b"wrong");
+    let log = secured.log();
+    let is_tried = || fs::read_to_string(&log).ok()?.contains("invalid credentials").then_some(());
+    wait_for(PATIENCE, "a refusal", is_tried, || fs::read_to_string(&log).unwrap_or_default());
+    assert!(outcomes.try_recv().is_err());
+    write_secret(&password, PASSWORD.as_bytes());
+    let (outcome, n_found) = outcomes.recv_timeout(PATIENCE).expect("it comes to an end");
+    assert_eq!((outcome.n_records, n_found), (50, 50));
+    reader.join().expect("it ends");
+}
+
+#[test]
 fn a_session_that_ends_is_begun_anew_without_a_word() {
     let extra = "listener.name.saslssl.scram-sha-512.connections.max.reauth.ms=2000";
     let secured = Secured::up("4.1.1", extra);
@@ -401,7 +447,7 @@ fn a_session_that_ends_is_begun_anew_without_a_word() {
     let tail = Shipper::start("tail", &site.config);
     for n in 0..80 {
         append(&site.log, &lines(n * 1000..(n + 1) * 1000));
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(100));
     }
     site.check(80_000, &tail);
     let (status, log) = tail.stop(PATIENCE);

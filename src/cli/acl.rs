@@ -53,7 +53,8 @@ fn commands(config: &Config, principal: Option<&str>) -> Result<String, String> 
     };
     let mut lines = Lines { config, principal, text: String::new() };
     if !config.input.is_empty() {
-        lines.text += "# tail; Read is for a start after a crash, which looks what had arrived\n";
+        lines.text += "# tail; Read is for a start after a crash, which looks what had arrived\n\
+                       # (Kafka before 2.8 also needs --operation IdempotentWrite --cluster)\n";
         let mut topics = Topics::new();
         for input in &config.input {
             topics.insert(&input.topic, lines.to_write(&["Write", "Describe", "Read"]));
@@ -165,6 +166,7 @@ mod tests {
         let add = "kafka-acls --bootstrap-server a:1,b:2 --add --allow-principal";
         let expected = format!(
             "# tail; Read is for a start after a crash, which looks what had arrived\n\
+             # (Kafka before 2.8 also needs --operation IdempotentWrite --cluster)\n\
              {add} 'User:log shipper' --operation Write --operation Describe --operation Read \
              --topic logs\n\
              # index\n\

@@ -46,7 +46,7 @@ const SASL_MECHANISMS: [SaslMechanism; 4] = [
 ];
 
 /// Properties of the consumer that are not the operator's, and why.
-const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 26] = [
+const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 32] = [
     ("bootstrap.servers", "it is kafka.bootstrap_servers"),
     ("metadata.broker.list", "it is kafka.bootstrap_servers"),
     ("client.id", "it is kafka.client_id"),
@@ -73,6 +73,12 @@ const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 26] = [
     ("sasl.mechanisms", "it is kafka.sasl_mechanism"),
     ("sasl.username", "it is kafka.sasl_username"),
     ("sasl.password", "it is kafka.sasl_password_file"),
+    ("enable.ssl.certificate.verification", "a broker's certificate is always looked at"),
+    ("ssl.ca.pem", "it is kafka.ssl_ca_file"),
+    ("ssl.certificate.pem", "it is kafka.ssl_certificate_file"),
+    ("ssl.key.pem", "it is kafka.ssl_key_file"),
+    ("ssl.keystore.location", "it is kafka.ssl_certificate_file and ssl_key_file"),
+    ("ssl.keystore.password", "it is kafka.ssl_key_password_file"),
 ];
 const COMMITS: &str = "offsets are committed when their records have arrived, never by a timer";
 const MEMBERSHIP: &str = "partitions are handed over only after their batches have arrived";

@@ -32,7 +32,8 @@ const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
 /// How a TLS record begins that says what is wrong: what a TLS listener makes of a request.
 /// Source: RFC 8446, section 5.1 and appendix B.1.
 const TLS_ALERT: [u8; 2] = [21, 3];
-/// What is read at once; answers to Produce take about a hundred bytes.
+/// What is read at once; answers to Produce take about a hundred bytes. Not less than a TLS record
+/// holds, or its rest would wait in OpenSSL, where poll() does not see it.
 const READ_LEN: usize = 16 * 1024;
 /// Part of a session's lifetime after which a new one begins.
 /// Source: KIP-368, whose clients do so after 85 to 95 %.

@@ -196,7 +196,7 @@ impl Consumer {
     ///
     /// Errors: a property that librdkafka does not take. A cluster that is away is no error: it is
     /// waited for.
-    pub fn join(kafka: &KafkaConfig, index: &IndexConfig) -> Result<Consumer, Error> {
+    pub fn new(kafka: &KafkaConfig, index: &IndexConfig) -> Result<Consumer, Error> {
         let no_secret =
             |error: io::Error| Error::Kafka { problem: format!("cannot consume: {error}") };
         let mut config = client_config(kafka).map_err(no_secret)?;
@@ -206,14 +206,18 @@ impl Consumer {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", kafka.allow_auto_create_topics.to_string());
-        let failed =
-            |error: KafkaError| Error::Kafka { problem: format!("cannot consume: {error}") };
         let about = format!("{} as group {}", index.topics.join(", "), index.group_id);
         let context = Context::new(about, &[], kafka.sasl_token_file.clone());
         let inner: BaseConsumer<Context> = config.create_with_context(context).map_err(failed)?;
-        let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();
-        inner.subscribe(&topics).map_err(failed)?;
         Ok(Consumer { inner })
+    }
+
+    /// Joins the group.
+    ///
+    /// Errors: librdkafka does not take the names of the topics.
+    pub fn join(&self, index: &IndexConfig) -> Result<(), Error> {
+        let topics: Vec<&str> = index.topics.iter().map(String::as_str).collect();
+        self.inner.subscribe(&topics).map_err(failed)
     }
 
     /// Serves the group and returns the next message, or a rebalance that is due.
@@ -308,6 +312,10 @@ impl Drop for Consumer {
     fn drop(&mut self) {
         self.inner.context().leave();
     }
+}
+
+fn failed(error: KafkaError) -> Error {
+    Error::Kafka { problem: format!("cannot consume: {error}") }
 }
 
 /// Returns what is the same for all that consume; the operator's own options are among it, for they

@@ -771,6 +771,9 @@ impl Worker {
         let Some(Link::Up(connection)) = self.links.get_mut(&leader) else {
             return;
         };
+        if connection.has_expired(now) {
+            return;
+        }
         let Some(version) = connection.version_if_known(Api::DescribeProducers) else {
             let reason = format!("{leader} is older than Kafka 2.8 and cannot tell");
             return self.answer_sequence(&topic, partition, LastSequence::Untold(reason));

@@ -17,7 +17,7 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -28,6 +28,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::consumer::{Context, client_config};
 use crate::config::KafkaConfig;
+use crate::secret;
 
 /// How long one question to the broker may take, and with it to notice that we are to stop.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -155,8 +156,11 @@ pub fn read_back(
     stop: &Receiver<()>,
     visit: &mut dyn FnMut(&Found),
 ) -> Result<Outcome, ReadBackError> {
+    // Before they are read.
+    let secrets = secret::Watch::new(kafka.files());
     let mut reader = Reader {
-        consumer: open(kafka, topic, partition)?,
+        consumer: open_patiently(kafka, topic, partition, stop)?,
+        secrets,
         kafka,
         topic,
         partition,
@@ -187,6 +191,36 @@ pub fn read_back(
     Ok(reader.outcome)
 }
 
+/// Opens a consumer once the files of secrets can be used, which may be written just now.
+fn open_patiently(
+    kafka: &KafkaConfig,
+    topic: &str,
+    partition: i32,
+    stop: &Receiver<()>,
+) -> Result<BaseConsumer<Context>, ReadBackError> {
+    let mut is_said = false;
+    loop {
+        match open(kafka, topic, partition) {
+            Err(error @ (ReadBackError::Secret(_) | ReadBackError::Client(_)))
+                if !kafka.files().is_empty() =>
+            {
+                if !std::mem::replace(&mut is_said, true) {
+                    log::warn!("{topic} partition {partition}: {error}; trying again");
+                }
+                pause(stop, kafka.retry_backoff_max)?;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn pause(stop: &Receiver<()>, time: Duration) -> Result<(), ReadBackError> {
+    match stop.recv_timeout(time) {
+        Err(RecvTimeoutError::Timeout) => Ok(()),
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => Err(ReadBackError::Stopped),
+    }
+}
+
 fn open(
     kafka: &KafkaConfig,
     topic: &str,
@@ -208,6 +242,8 @@ fn open(
 
 struct Reader<'a> {
     consumer: BaseConsumer<Context>,
+    /// What the consumer has read.
+    secrets: secret::Watch,
     kafka: &'a KafkaConfig,
     topic: &'a str,
     partition: i32,
@@ -223,7 +259,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Returns the first offset and the one after the last, asking until there is an answer.
-    fn watermarks(&self) -> Result<(i64, i64), ReadBackError> {
+    fn watermarks(&mut self) -> Result<(i64, i64), ReadBackError> {
         let mut backoff = self.kafka.retry_backoff;
         loop {
             let marks =
@@ -235,16 +271,20 @@ impl Reader<'_> {
             // The error callback, which names brokers that are away, is served by polling only. A
             // message that comes so is read again: who asks in between assigns anew.
             let _ = self.consumer.poll(Duration::ZERO);
-            self.pause(backoff)?;
+            pause(self.stop, backoff)?;
+            self.renew()?;
             backoff = (backoff * 2).min(self.kafka.retry_backoff_max);
         }
     }
 
-    fn pause(&self, time: Duration) -> Result<(), ReadBackError> {
-        match self.stop.recv_timeout(time) {
-            Err(RecvTimeoutError::Timeout) => Ok(()),
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => Err(ReadBackError::Stopped),
+    /// Begins anew with the secrets as they are now, if they were replaced; tells whether.
+    fn renew(&mut self) -> Result<bool, ReadBackError> {
+        let has_changed = self.secrets.has_changed(Instant::now());
+        if has_changed {
+            self.consumer.context().leave();
+            self.consumer = open_patiently(self.kafka, self.topic, self.partition, self.stop)?;
         }
+        Ok(has_changed)
     }
 
     /// Passes on an error that waiting cannot mend, and complains of any other.
@@ -312,6 +352,9 @@ impl Reader<'_> {
                 self.outcome.bound_reached = true;
                 return Ok(next);
             }
+            if self.renew()? {
+                self.assign(next)?;
+            }
             match self.consumer.poll(POLL_TIMEOUT) {
                 None => {}
                 Some(Ok(message)) => {
@@ -342,7 +385,7 @@ impl Reader<'_> {
                 }
                 Some(Err(error)) => self.judge(&error)?,
             }
-            self.pause(Duration::ZERO)?;
+            pause(self.stop, Duration::ZERO)?;
         }
         Ok(end)
     }

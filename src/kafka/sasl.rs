@@ -24,8 +24,15 @@ const NONCE_LEN: usize = 24;
 
 /// What is said, from our side.
 pub(super) enum Exchange {
-    /// All is said in the first message.
-    Single(Vec<u8>),
+    /// A user and a password.
+    Plain(Vec<u8>),
+    /// A token.
+    Bearer {
+        /// The one message.
+        message: Vec<u8>,
+        /// The broker has said why it will not do, and waits for our leave to end.
+        is_refused: bool,
+    },
     /// A proof that goes both ways.
     Scram(Box<Scram>),
 }
@@ -43,11 +50,12 @@ impl Exchange {
         Ok(match mechanism {
             SaslMechanism::Plain => {
                 let password = read(&config.sasl_password_file)?;
-                Exchange::Single(format!("\0{user}\0{password}").into_bytes())
+                Exchange::Plain(format!("\0{user}\0{password}").into_bytes())
             }
             SaslMechanism::OAuthBearer => {
                 let token = read(&config.sasl_token_file)?;
-                Exchange::Single(format!("n,,\x01auth=Bearer {token}\x01\x01").into_bytes())
+                let message = format!("n,,\x01auth=Bearer {token}\x01\x01").into_bytes();
+                Exchange::Bearer { message, is_refused: false }
             }
             SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => {
                 let digest = match mechanism {
@@ -66,7 +74,7 @@ impl Exchange {
     /// Returns the first message.
     pub(super) fn first(&self) -> Vec<u8> {
         match self {
-            Exchange::Single(message) => message.clone(),
+            Exchange::Plain(message) | Exchange::Bearer { message, .. } => message.clone(),
             Exchange::Scram(scram) => format!("n,,{}", scram.first_bare).into_bytes(),
         }
     }
@@ -76,9 +84,13 @@ impl Exchange {
     /// Errors: `Sasl`.
     pub(super) fn next(&mut self, answer: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         match self {
-            Exchange::Single(_) if answer.is_empty() => Ok(None),
-            // Why a token will not do; the broker waits for this before it says no.
-            Exchange::Single(_) => Ok(Some(b"\x01".to_vec())),
+            Exchange::Plain(_) => Ok(None),
+            Exchange::Bearer { .. } if answer.is_empty() => Ok(None),
+            // Source: RFC 7628, section 3.2.3.
+            Exchange::Bearer { is_refused, .. } => match std::mem::replace(is_refused, true) {
+                false => Ok(Some(b"\x01".to_vec())),
+                true => Err(broken("it goes on after it has refused the token")),
+            },
             Exchange::Scram(scram) => scram.next(answer),
         }
     }

@@ -153,8 +153,8 @@ impl Hub<'_> {
                 let journal = self.journal.number();
                 self.make_known(first, &start, journal);
                 self.make_known(life, next, journal);
-                let has_arrived = first.has_arrived(&start) || life.has_arrived(next);
-                if !has_arrived && first.events.has_room_for(next) {
+                let is_there = first.has_arrived(&start) || life.has_arrived(next);
+                if !is_there && !first.has_another(&start) && first.events.has_room_for(next) {
                     return self.put_joined(first, &start, life, next, timestamp_ms, now);
                 }
             }

@@ -156,8 +156,8 @@ pub(super) struct Resume {
     pub(super) may_be_cut: bool,
     /// What is read back is compared with the files.
     pub(super) is_compared: bool,
-    /// Partitions that stand for files that have lost their ends.
-    suspect: HashSet<PartitionName>,
+    /// Partitions that files which have lost their ends are compared with, and the streams of those.
+    suspect: HashMap<PartitionName, HashSet<usize>>,
     /// What an earlier process had under way is known.
     has_begun: bool,
     /// What had arrived before a batch that is sent again, and is settled with it.
@@ -196,7 +196,7 @@ impl Default for Resume {
             is_incomplete: false,
             may_be_cut: false,
             is_compared: false,
-            suspect: HashSet::new(),
+            suspect: HashMap::new(),
             has_begun: false,
             arrived: HashMap::new(),
             absent: HashMap::new(),
@@ -284,7 +284,7 @@ impl Hub<'_> {
         }
         self.resume.read_back_from(&topic, partition, offset);
         self.resume.is_compared = true;
-        self.resume.suspect.insert(name.clone());
+        self.resume.suspect.entry(name.clone()).or_default().insert(stream);
         self.resume.done.remove(&name);
         if self.resume.has_begun {
             self.journal.doubt_from(&topic, partition, offset);
@@ -363,7 +363,7 @@ impl Hub<'_> {
     pub(super) fn hold_if_resuming(&mut self, stream: usize, topic: &Arc<str>, partition: i32) {
         let name = (topic.clone(), partition);
         let is_new = !self.resume.partitions.contains_key(&name);
-        let is_suspect = self.resume.is_incomplete || self.resume.suspect.contains(&name);
+        let is_suspect = self.resume.is_incomplete || self.resume.suspect.contains_key(&name);
         let must_be_read = is_suspect && !self.resume.done.contains(&name);
         if is_new && !must_be_read {
             return;
@@ -374,6 +374,17 @@ impl Hub<'_> {
         if is_new {
             self.read_back(name);
         }
+    }
+
+    /// Holds a stream while it is not known what partitions hold that its files are compared with,
+    /// of which its own may be another by now.
+    pub(super) fn hold_if_suspect(&mut self, stream: usize) {
+        let is_it = |streams: &HashSet<usize>| streams.contains(&stream);
+        let suspect = self.resume.suspect.iter().filter(|(_, streams)| is_it(streams));
+        let names: Vec<PartitionName> = suspect.map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|(topic, partition)| {
+            self.hold_if_resuming(stream, topic, *partition);
+        });
     }
 
     /// Begins to find out what of a partition's batches has arrived.
