@@ -16,10 +16,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use support::faults::{MemoryGroup, Strace};
 use support::tail::{LIMIT, Scene, lines, numbered};
-use support::{Shipper, counter, shipper_binary, wait_for};
+use support::{Shipper, broker_down, counter, shipper_binary, wait_for};
 
 fn run(args: &[&str]) -> Output {
-    Command::new(shipper_binary()).args(args).output().expect("the binary starts")
+    support::run(Command::new(shipper_binary()).args(args)).expect("the binary starts")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -209,7 +209,7 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);
     scene.wait_for_entry("server.log", "\"offset\":21");
-    scene.cluster.broker_down(1).expect("down");
+    broker_down(&scene.cluster, 1);
     scene.logs.append("server.log", lines(3..6));
     shipper.wait_for_log("cannot connect", LIMIT);
     shipper.signal(Signal::TERM);
@@ -230,7 +230,7 @@ fn a_stop_that_cannot_finish_says_how_much_is_left_and_loses_nothing() {
     let shipper = scene.start();
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);
-    scene.cluster.broker_down(1).expect("down");
+    broker_down(&scene.cluster, 1);
     scene.logs.append("server.log", lines(3..6));
     shipper.wait_for_log("cannot connect", LIMIT);
     let (status, log) = shipper.stop(LIMIT);
@@ -304,7 +304,7 @@ fn an_answer_that_nobody_reads_is_no_failure() {
         let config = if command == "--help" { String::new() } else { format!("-c {config:?}") };
         for output in [">&-", "> >(exit 0)", "| true; exit ${PIPESTATUS[0]}"] {
             let line = format!("{} {command} {config} {output}", shipper_binary().display());
-            let output = Command::new("bash").args(["-c", &line]).output().expect("bash runs");
+            let output = support::run(Command::new("bash").args(["-c", &line])).expect("bash runs");
             let said = text(&output.stderr);
             assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "{line}");
         }
@@ -326,7 +326,7 @@ fn a_process_that_stood_still_finds_its_files_and_its_broker_again() {
     scene.logs.rename("server.log", "server.log.1");
     scene.logs.append("server.log", lines(30..40));
     // Its connection is gone when it wakes.
-    scene.cluster.broker_down(1).expect("down");
+    broker_down(&scene.cluster, 1);
     thread::sleep(Duration::from_secs(2));
     scene.cluster.broker_up(1).expect("up");
     shipper.signal(Signal::CONT);
@@ -404,7 +404,7 @@ fn a_broker_that_is_away_lets_no_memory_group_run_over() {
     let mut shipper = group.start(&scene.config());
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);
-    scene.cluster.broker_down(1).expect("down");
+    broker_down(&scene.cluster, 1);
     // More than the group may hold.
     let padding = "x".repeat(90);
     let bytes: String = (3..1_200_000).map(|n| format!("line {n} {padding}\n")).collect();
@@ -562,8 +562,8 @@ fn a_binary_that_is_replaced_while_it_runs_goes_on_and_so_does_its_successor() {
 /// Copies a program by another process: while this one has it open for writing, a fork of another
 /// test holds it too, and it cannot be started.
 fn copy(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg(from).arg(to).status().expect("cp runs");
-    assert!(status.success());
+    let output = support::run(Command::new("cp").arg(from).arg(to)).expect("cp runs");
+    assert!(output.status.success(), "{output:?}");
 }
 
 // ---- brokers ----

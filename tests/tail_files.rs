@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use support::tail::{LIMIT, Scene, covered, lines, make_fifo, numbered};
-use support::{Shipper, counter, wait_for};
+use support::{Shipper, broker_down, counter, wait_for};
 
 /// With the path alone, as for Kafka's own logs, and with a glob that finds rotated files too.
 const PATTERNS: [&str; 2] = ["server.log", "server.log*"];
@@ -291,7 +291,7 @@ fn a_file_that_was_truncated_while_it_was_behind_is_read_from_its_first_byte() {
     let shipper = scene.start();
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);
-    scene.cluster.broker_down(1).expect("down");
+    broker_down(&scene.cluster, 1);
     scene.logs.append("server.log", lines(3..100_000));
     // Neither read to its end nor let go.
     let is_read = || {
@@ -362,7 +362,7 @@ fn a_file_that_is_deleted_while_it_is_behind_is_read_to_its_end() {
     let shipper = scene.start();
     scene.logs.append("server.log", lines(0..3));
     scene.wait_for_records(3, &shipper);
-    scene.cluster.broker_down(1).expect("down");
+    broker_down(&scene.cluster, 1);
     scene.logs.append("server.log", lines(3..100_000));
     scene.logs.remove("server.log");
     shipper.wait_for_log("file deleted", LIMIT);

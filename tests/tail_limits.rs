@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::tail::{LIMIT, Scene, covered, lines, numbered};
-use support::{Shipper, counter, shipper_binary, wait_for};
+use support::{Shipper, broker_down, counter, run, shipper_binary, start, wait_for};
 
 /// A scene in which little is under way at once, so that much stays in the file.
 fn narrow_scene() -> Scene {
@@ -37,7 +37,7 @@ fn held_logs(shipper: &Shipper) -> Vec<String> {
 #[test]
 fn a_file_deleted_while_the_broker_is_away_is_held_told_of_and_shipped_whole() {
     let mut scene = narrow_scene();
-    scene.cluster.broker_down(1).expect("down");
+    broker_down(&scene.cluster, 1);
     let shipper = scene.start();
     scene.logs.append("a.log", lines(0..20_000));
     shipper.wait_for_log("file found", LIMIT);
@@ -64,7 +64,7 @@ fn check_abandoned(key: &'static str, value: &str) {
     let shipper = scene.start();
     scene.logs.append("b.log", lines(0..10));
     scene.wait_for_records(10, &shipper);
-    scene.cluster.broker_down(1).expect("down");
+    broker_down(&scene.cluster, 1);
     let bytes = lines(0..200_000);
     scene.logs.append("a.log", &bytes);
     shipper.wait_for_log("a.log", LIMIT);
@@ -146,7 +146,7 @@ fn wakeups(shipper: &Shipper) -> u64 {
 
 /// How much of a file is in the page cache, in bytes.
 fn cached(path: &Path) -> u64 {
-    let output = Command::new("fincore").args(["-b", "-n", "-o", "RES"]).arg(path).output();
+    let output = run(Command::new("fincore").args(["-b", "-n", "-o", "RES"]).arg(path));
     let output = output.expect("util-linux is there");
     let text = String::from_utf8(output.stdout).expect("a number");
     text.trim().parse().unwrap_or_else(|_| panic!("{text:?}"))
@@ -184,7 +184,7 @@ fn its_own_log_and_its_state_are_not_shipped() {
     let log = scene.logs.open("shipper.log");
     let mut command = Command::new(shipper_binary());
     command.args(["tail", "-c"]).arg(scene.config()).stderr(log);
-    let mut child = command.spawn().expect("started");
+    let mut child = start(&mut command).expect("started");
     scene.logs.append("a.log", lines(0..3));
     let own_path = scene.logs.path("shipper.log");
     let own_log = || fs::read_to_string(&own_path).unwrap_or_default();

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::tail::LIMIT;
-use super::{Shipper, shipper_binary, wait_for};
+use super::{Shipper, run, shipper_binary, start, wait_for};
 
 /// `CAP_SYS_ADMIN` and `CAP_SYS_PTRACE` in `CapEff` of `/proc/self/status`.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -46,9 +46,8 @@ impl Namespace {
             let script = format!("{mounts} && echo ready && exec sleep 600");
             let mut command = Command::new("unshare");
             command.args([flags, "--propagation", "private", "sh", "-c", &script]);
-            let spawned =
-                command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-            let Ok(mut holder) = spawned else { continue };
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let Ok(mut holder) = start(&mut command) else { continue };
             let mut ready = [0; 6];
             let stdout = holder.stdout.as_mut().expect("piped");
             if std::io::Read::read_exact(stdout, &mut ready).is_ok() {
@@ -79,8 +78,8 @@ impl Namespace {
 
     /// Runs a shell command inside, which must succeed.
     pub fn run(&self, script: &str) {
-        let status = self.command("sh").args(["-c", script]).status().expect("nsenter runs");
-        assert!(status.success(), "{script}: {status}");
+        let output = run(self.command("sh").args(["-c", script])).expect("nsenter runs");
+        assert!(output.status.success(), "{script}: {output:?}");
     }
 
     /// Starts `shipper tail` inside.
@@ -122,9 +121,8 @@ impl Strace {
         if let Some(inject) = inject {
             command.args(["-e", &format!("inject={inject}")]);
         }
-        let spawned =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let Ok(mut child) = spawned else {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(mut child) = start(&mut command) else {
             left_out("no strace", CAP_SYS_PTRACE);
             return None;
         };

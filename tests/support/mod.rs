@@ -9,17 +9,18 @@ pub mod stack;
 pub mod tail;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::mocking::MockCluster;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 /// Polls until `look` gives something; panics with what `describe` says after `limit`.
 pub fn wait_for<T>(
@@ -45,6 +46,28 @@ pub fn shipper_binary() -> PathBuf {
     std::env::var_os("SHIPPER_BIN").map_or(env!("CARGO_BIN_EXE_shipper").into(), PathBuf::from)
 }
 
+/// Held while a process is started, and while the port of a mock broker must be free for a moment:
+/// a process that is not yet another program has a copy of every socket.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Starts a process: in no other way where brokers are taken away.
+pub fn start(command: &mut Command) -> io::Result<Child> {
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
+/// Runs a process to its end.
+pub fn run(command: &mut Command) -> io::Result<Output> {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    start(command)?.wait_with_output()
+}
+
+/// Takes a mock broker away: it listens anew at once, and is not to be reached.
+pub fn broker_down(cluster: &MockCluster<'_, impl ClientContext>, id: i32) {
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    cluster.broker_down(id).expect("down");
+}
+
 /// A running `shipper`; killed when dropped.
 pub struct Shipper {
     child: Child,
@@ -60,12 +83,8 @@ impl Shipper {
 
     /// Starts a command that is, or becomes, a `shipper`.
     pub fn spawn(command: &mut Command) -> Shipper {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = start(command).expect("the binary starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let sink = Arc::clone(&log);
