@@ -197,9 +197,7 @@ impl Consumer {
     /// Errors: a property that librdkafka does not take. A cluster that is away is no error: it is
     /// waited for.
     pub fn new(kafka: &KafkaConfig, index: &IndexConfig) -> Result<Consumer, Error> {
-        let no_secret =
-            |error: io::Error| Error::Kafka { problem: format!("cannot consume: {error}") };
-        let mut config = client_config(kafka).map_err(no_secret)?;
+        let mut config = client_config(kafka).map_err(failed)?;
         config
             .set("group.id", &index.group_id)
             .set("auto.offset.reset", "earliest")
@@ -314,7 +312,7 @@ impl Drop for Consumer {
     }
 }
 
-fn failed(error: KafkaError) -> Error {
+fn failed(error: impl StdError) -> Error {
     Error::Kafka { problem: format!("cannot consume: {error}") }
 }
 
