@@ -131,7 +131,7 @@ fn kafka(t: &mut Table) -> KafkaConfig {
         client_id: t.string("client_id", name).unwrap_or_else(|| "shipper".to_owned()),
         request_timeout: t.duration("request_timeout", s(30), s(1)),
         retry_backoff: t.duration("retry_backoff", ms(100), ms(1)),
-        retry_backoff_max: t.duration("retry_backoff_max", s(5), ms(1)),
+        retry_backoff_max: t.duration("retry_backoff_max", s(1), ms(1)),
         allow_auto_create_topics: t.bool("allow_auto_create_topics", false),
         security_protocol: t
             .one_of("security_protocol", &SECURITY_PROTOCOLS.map(|one| (one.name(), one)))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::messages::{Metadata, TopicId, TopicMetadata};
+use super::messages::{BrokerMetadata, Leader, Metadata, TopicId, TopicMetadata};
 
 /// What is known of the cluster.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(super) struct Cluster {
 pub(super) struct Topic {
     /// Zero where the broker gives none.
     pub(super) id: TopicId,
-    /// Node of the leader by partition, -1 for none; empty for as long as the topic is unknown.
-    leaders: Vec<i32>,
+    /// By partition, node -1 for none; empty for as long as the topic is unknown.
+    leaders: Vec<Leader>,
     /// Why it is unknown: the code of the last answer.
     pub(super) code: i16,
 }
@@ -36,7 +36,7 @@ impl Topic {
 
     /// Whether a partition is without a leader.
     pub(super) fn lacks_a_leader(&self) -> bool {
-        self.leaders.iter().any(|leader| *leader < 0)
+        self.leaders.iter().any(|leader| leader.node < 0)
     }
 }
 
@@ -88,7 +88,27 @@ impl Cluster {
     pub(super) fn leader(&self, topic: &str, partition: i32) -> Option<&Arc<str>> {
         let topic = self.topics.get(topic)?;
         let leader = topic.leaders.get(usize::try_from(partition).ok()?)?;
-        self.brokers.get(leader)
+        self.brokers.get(&leader.node)
+    }
+
+    /// Takes over who leads a partition now, as a former leader says; `brokers` says where they
+    /// are. What comes from an election before that we know of is no news.
+    pub(super) fn leader_moved(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        leader: Leader,
+        brokers: &[BrokerMetadata],
+    ) {
+        let known = self.topics.get_mut(topic).zip(usize::try_from(partition).ok());
+        let known = known.and_then(|(topic, partition)| topic.leaders.get_mut(partition));
+        let Some(known) = known.filter(|known| known.epoch < leader.epoch) else {
+            return;
+        };
+        *known = leader;
+        if let Some(broker) = brokers.iter().find(|broker| broker.node == leader.node) {
+            self.brokers.insert(broker.node, broker.address.as_str().into());
+        }
     }
 
     /// Takes over what a broker says. An answer without brokers, as one that has just started
@@ -112,19 +132,91 @@ impl Cluster {
 impl Topic {
     fn update(&mut self, answer: TopicMetadata) {
         self.code = answer.code;
-        self.leaders.clear();
         // A topic that is being made has an error of its own, a leaderless partition only makes
         // this partition wait.
         if answer.code != 0 {
+            self.leaders.clear();
             return;
         }
+        // Epochs of another life of the topic, or of one that may be another, begin anew.
+        let is_same_life = self.id == answer.id && self.id != TopicId::default();
         self.id = answer.id;
-        self.leaders = vec![-1; answer.partitions.len()];
+        let known = std::mem::take(&mut self.leaders);
+        self.leaders = vec![Leader { node: -1, epoch: -1 }; answer.partitions.len()];
         for partition in answer.partitions {
-            let slot = usize::try_from(partition.index).ok();
-            if let Some(leader) = slot.and_then(|slot| self.leaders.get_mut(slot)) {
-                *leader = partition.leader;
+            let Ok(index) = usize::try_from(partition.index) else { continue };
+            let known = known.get(index).filter(|known| {
+                // A broker that lags behind names the leader of an election before.
+                is_same_life && known.epoch > partition.leader.epoch
+            });
+            if let Some(leader) = self.leaders.get_mut(index) {
+                *leader = known.copied().unwrap_or(partition.leader);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::messages::PartitionMetadata;
+
+    const LIFE: TopicId = [1; 16];
+
+    fn broker(node: i32) -> BrokerMetadata {
+        BrokerMetadata { node, address: format!("b{node}:9092") }
+    }
+
+    /// What a broker says of a topic with one partition.
+    fn metadata(id: TopicId, node: i32, epoch: i32) -> Metadata {
+        let leader = Leader { node, epoch };
+        let partitions = vec![PartitionMetadata { code: 0, index: 0, leader }];
+        let topic = TopicMetadata { code: 0, name: "a".into(), id, partitions };
+        Metadata { brokers: vec![broker(1), broker(2)], topics: vec![topic], ..Metadata::default() }
+    }
+
+    fn cluster() -> Cluster {
+        let mut cluster = Cluster::new(&["b1:9092".to_owned()]);
+        cluster.add_topic(&"a".into());
+        cluster.update(metadata(LIFE, 1, 5));
+        cluster
+    }
+
+    fn leader(cluster: &Cluster) -> Option<&str> {
+        cluster.leader("a", 0).map(|address| &**address)
+    }
+
+    #[test]
+    fn a_former_leader_is_believed_where_it_knows_of_a_later_election() {
+        let mut cluster = cluster();
+        cluster.leader_moved("a", 0, Leader { node: 2, epoch: 5 }, &[]);
+        assert_eq!(leader(&cluster), Some("b1:9092"));
+        cluster.leader_moved("a", 0, Leader { node: 2, epoch: 6 }, &[]);
+        assert_eq!(leader(&cluster), Some("b2:9092"));
+        cluster.leader_moved("a", 0, Leader { node: 3, epoch: 7 }, &[broker(3)]);
+        assert_eq!(leader(&cluster), Some("b3:9092"));
+        cluster.leader_moved("a", 1, Leader { node: 3, epoch: 7 }, &[]);
+        cluster.leader_moved("b", 0, Leader { node: 3, epoch: 7 }, &[]);
+        cluster.leader_moved("a", -1, Leader { node: 3, epoch: 7 }, &[]);
+        assert_eq!(leader(&cluster), Some("b3:9092"));
+    }
+
+    #[test]
+    fn a_broker_that_lags_behind_does_not_bring_the_former_leader_back() {
+        let mut cluster = cluster();
+        cluster.leader_moved("a", 0, Leader { node: 2, epoch: 6 }, &[]);
+        cluster.update(metadata(LIFE, 1, 5));
+        assert_eq!(leader(&cluster), Some("b2:9092"));
+        cluster.update(metadata(LIFE, 1, 7));
+        assert_eq!(leader(&cluster), Some("b1:9092"));
+    }
+
+    #[test]
+    fn elections_of_a_topic_that_was_made_anew_begin_anew() {
+        for other in [[2; 16], TopicId::default()] {
+            let mut cluster = cluster();
+            cluster.update(metadata(other, 2, 0));
+            assert_eq!(leader(&cluster), Some("b2:9092"));
         }
     }
 }

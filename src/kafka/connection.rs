@@ -19,9 +19,14 @@ use super::verdict::named;
 use super::{Error, tls};
 use crate::config::KafkaConfig;
 
-/// How long one address may take to accept. A broker that takes longer is as good as away, and
-/// there may be others.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one address may take to accept: three times the kernel asks, after 0, 1 and 3 seconds.
+/// It would ask less and less often, and so find a broker that is back seconds later than we do who
+/// begin anew.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the other side's kernel may leave unacknowledged what was sent. The path is dead then,
+/// or so bad that a new connection is better: the kernel would try again less and less often. A
+/// broker that is only slow acknowledges all the same. Source: TCP_USER_TIMEOUT in tcp(7).
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence after which the kernel asks whether the other side still lives, and between questions.
 /// Together with [`KEEPALIVE_COUNT`] a dead idle connection is noticed within a minute.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -77,6 +82,7 @@ fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> 
     rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE_INTERVAL)?;
     rustix::net::sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
     rustix::net::sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_COUNT)?;
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, ACKNOWLEDGE_TIMEOUT.as_millis() as u32)?;
     Ok(stream)
 }
 

@@ -238,15 +238,28 @@ impl<'a> Reader<'a> {
         Ok(items)
     }
 
+    /// Skips the tagged fields of a struct.
     fn tags(&mut self) -> Result<(), Error> {
+        self.tag_zero(|_| Ok(())).map(drop)
+    }
+
+    /// Reads the tagged field 0 of a struct, if it is there, and skips the others.
+    fn tag_zero<T>(
+        &mut self,
+        read: impl Fn(&mut Reader<'a>) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut found = None;
         if self.flexible {
             for _ in 0..self.unsigned_varint()? {
-                self.unsigned_varint()?;
+                let tag = self.unsigned_varint()?;
                 let len = self.unsigned_varint()?;
-                self.take(len as usize)?;
+                let field = Reader { rest: self.take(len as usize)?, ..*self };
+                if tag == 0 {
+                    found = Some(read(&mut { field })?);
+                }
             }
         }
-        Ok(())
+        Ok(found)
     }
 }
 
@@ -417,8 +430,28 @@ pub(super) struct TopicMetadata {
 pub(super) struct PartitionMetadata {
     pub(super) code: i16,
     pub(super) index: i32,
-    /// Node of the leader, -1 for none.
-    pub(super) leader: i32,
+    /// Who leads it; the node is -1 for none.
+    pub(super) leader: Leader,
+}
+
+/// Who leads a partition, and since which election.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leader {
+    pub(super) node: i32,
+    /// Grows with each election of the partition; -1 where the broker does not say.
+    pub(super) epoch: i32,
+}
+
+/// Reads the address of a broker and the rest of the struct that it stands in.
+fn broker(reader: &mut Reader<'_>) -> Result<BrokerMetadata, Error> {
+    let node = reader.i32()?;
+    let host = reader.string()?.ok_or_else(|| reader.broken())?;
+    let port = reader.i32()?;
+    let _rack = reader.string()?;
+    reader.tags()?;
+    let address =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    Ok(BrokerMetadata { node, address })
 }
 
 pub(super) fn metadata_answer(version: i16, body: &[u8]) -> Result<Metadata, Error> {
@@ -426,16 +459,7 @@ pub(super) fn metadata_answer(version: i16, body: &[u8]) -> Result<Metadata, Err
     let mut reader = Reader::new(body, flexible, "Metadata answer");
     reader.tags()?;
     let throttle_ms = reader.i32()?;
-    let brokers = reader.array(|reader| {
-        let node = reader.i32()?;
-        let host = reader.string()?.ok_or_else(|| reader.broken())?;
-        let port = reader.i32()?;
-        let _rack = reader.string()?;
-        reader.tags()?;
-        let address =
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Ok(BrokerMetadata { node, address })
-    })?;
+    let brokers = reader.array(broker)?;
     let _cluster_id = reader.string()?;
     let _controller = reader.i32()?;
     let topics = reader.array(|reader| {
@@ -446,16 +470,14 @@ pub(super) fn metadata_answer(version: i16, body: &[u8]) -> Result<Metadata, Err
         let partitions = reader.array(|reader| {
             let code = reader.i16()?;
             let index = reader.i32()?;
-            let leader = reader.i32()?;
-            if version >= 7 {
-                let _leader_epoch = reader.i32()?;
-            }
+            let node = reader.i32()?;
+            let epoch = if version >= 7 { reader.i32()? } else { -1 };
             let n_lists = if version >= 5 { 3 } else { 2 }; // Replicas, in sync, offline.
             for _ in 0..n_lists {
                 reader.array(Reader::i32)?;
             }
             reader.tags()?;
-            Ok(PartitionMetadata { code, index, leader })
+            Ok(PartitionMetadata { code, index, leader: Leader { node, epoch } })
         })?;
         if version >= 8 {
             let _authorized_operations = reader.i32()?;
@@ -659,6 +681,8 @@ pub(super) fn produce_request(
 pub(super) struct ProduceAnswer {
     pub(super) throttle_ms: i32,
     pub(super) items: Vec<ProduceOutcome>,
+    /// Where the leaders are that `items` name.
+    pub(super) brokers: Vec<BrokerMetadata>,
 }
 
 /// What became of one batch.
@@ -675,6 +699,9 @@ pub(super) struct ProduceOutcome {
     pub(super) record_errors: Vec<(i32, Option<String>)>,
     /// From v8 on.
     pub(super) message: Option<String>,
+    /// Who leads the partition now, where it is not the broker that was asked. From v10 on,
+    /// KIP-951.
+    pub(super) leader: Option<Leader>,
 }
 
 pub(super) fn produce_answer(version: i16, body: &[u8]) -> Result<ProduceAnswer, Error> {
@@ -707,7 +734,11 @@ pub(super) fn produce_answer(version: i16, body: &[u8]) -> Result<ProduceAnswer,
                 })?;
                 message = reader.string()?.map(str::to_owned);
             }
-            reader.tags()?;
+            let leader = reader.tag_zero(|reader| {
+                let leader = Leader { node: reader.i32()?, epoch: reader.i32()? };
+                reader.tags()?;
+                Ok(leader)
+            })?;
             Ok(ProduceOutcome {
                 topic: topic.clone(),
                 topic_id,
@@ -716,14 +747,15 @@ pub(super) fn produce_answer(version: i16, body: &[u8]) -> Result<ProduceAnswer,
                 base_offset,
                 record_errors,
                 message,
+                leader: leader.filter(|leader| leader.node >= 0),
             })
         })?;
         reader.tags()?;
         Ok(outcomes)
     })?;
     let throttle_ms = reader.i32()?;
-    reader.tags()?;
-    Ok(ProduceAnswer { throttle_ms, items: topics.into_iter().flatten().collect() })
+    let brokers = reader.tag_zero(|reader| reader.array(broker))?.unwrap_or_default();
+    Ok(ProduceAnswer { throttle_ms, items: topics.into_iter().flatten().collect(), brokers })
 }
 
 #[cfg(test)]
@@ -738,7 +770,8 @@ mod tests {
         MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
     };
     use kafka_protocol::messages::produce_response::{
-        BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+        BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
+        TopicProduceResponse,
     };
     use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 
@@ -879,6 +912,11 @@ mod tests {
             let mut partition = MetadataResponsePartition::default();
             (partition.partition_index, partition.leader_id) = (1, 7.into());
             partition.replica_nodes = vec![7.into(), 8.into()];
+            let epoch = if version >= 7 { 3 } else { -1 };
+            if version >= 7 {
+                partition.leader_epoch = epoch;
+            }
+            let leader = Leader { node: 7, epoch };
             let mut topic = MetadataResponseTopic::default();
             topic.name = Some(string("a").into());
             topic.partitions = vec![partition];
@@ -901,7 +939,7 @@ mod tests {
                         code: 0,
                         name: "a".into(),
                         id,
-                        partitions: vec![PartitionMetadata { code: 0, index: 1, leader: 7 }],
+                        partitions: vec![PartitionMetadata { code: 0, index: 1, leader }],
                     },
                     TopicMetadata {
                         code: 3,
@@ -1065,6 +1103,7 @@ mod tests {
     #[test]
     fn an_answer_to_produce_is_understood() {
         for version in Api::Produce.versions() {
+            let mut endpoints = Vec::new();
             let mut partition = PartitionProduceResponse::default();
             (partition.index, partition.error_code, partition.base_offset) = (4, 87, 1 << 40);
             let mut expected = ProduceOutcome {
@@ -1075,7 +1114,19 @@ mod tests {
                 base_offset: 1 << 40,
                 record_errors: Vec::new(),
                 message: None,
+                leader: None,
             };
+            let mut brokers = Vec::new();
+            if version >= 10 {
+                let mut leader = LeaderIdAndEpoch::default();
+                (leader.leader_id, leader.leader_epoch) = (2.into(), 8);
+                partition.current_leader = leader;
+                expected.leader = Some(Leader { node: 2, epoch: 8 });
+                let mut endpoint = NodeEndpoint::default();
+                (endpoint.node_id, endpoint.host, endpoint.port) = (2.into(), string("b"), 9092);
+                endpoints = vec![endpoint];
+                brokers = vec![BrokerMetadata { node: 2, address: "b:9092".into() }];
+            }
             if version >= 8 {
                 let mut error = BatchIndexAndErrorMessage::default();
                 error.batch_index = 2;
@@ -1095,9 +1146,10 @@ mod tests {
             }
             let sent = theirs::ProduceResponse::default()
                 .with_responses(vec![topic])
+                .with_node_endpoints(endpoints)
                 .with_throttle_time_ms(5);
             let bytes = answer(&sent, version);
-            let expected = ProduceAnswer { throttle_ms: 5, items: vec![expected] };
+            let expected = ProduceAnswer { throttle_ms: 5, items: vec![expected], brokers };
             assert_eq!(produce_answer(version, &bytes).unwrap(), expected);
             check_shortened(&bytes, |bytes| produce_answer(version, bytes));
         }

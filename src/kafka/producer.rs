@@ -25,7 +25,9 @@ use rustix::io::Errno;
 use super::Error;
 use super::cluster::Cluster;
 use super::connection::{self, Answer, Connection, Opened, Piece as Bytes};
-use super::messages::{self, Api, PRODUCE_BY_ID, ProduceItem, ProduceOutcome, TopicId};
+use super::messages::{
+    self, Api, Leader, PRODUCE_BY_ID, ProduceAnswer, ProduceItem, ProduceOutcome, TopicId,
+};
 use super::partition::{
     Arrived, Identity, Outcome, Partition, Piece, PieceId, Recovery, Refusal, Taken,
 };
@@ -47,6 +49,8 @@ const CONNECT_STAGGER: Duration = Duration::from_secs(1);
 /// A partition that got nothing for this long may have been forgotten by its broker, which keeps
 /// producer ids for a day by default, an hour being the least anybody sets.
 const TRUST_TIME: Duration = Duration::from_secs(30 * 60);
+/// Waits that a partition is held where somebody must do something first.
+const HOLD_WAITS: u32 = 3;
 /// Failures in a row after which what a leader's move explains is worth a warning.
 const MOVE_FAILURES_MAX: u32 = 2;
 
@@ -915,7 +919,12 @@ impl Worker {
                 }
             }
         }
-        for slot in &mut self.slots {
+        for n in 0..self.slots.len() {
+            let has_another_leader = self.has_another_leader(n);
+            let slot = &mut self.slots[n];
+            if has_another_leader {
+                slot.not_before = None;
+            }
             let leaderless = !slot.partition.is_empty()
                 && self.cluster.topic(&slot.topic).is_some_and(|t| t.code == 0)
                 && self.cluster.leader(&slot.topic, slot.index).is_none();
@@ -1121,6 +1130,7 @@ impl Worker {
         now: Instant,
     ) -> Result<(), Error> {
         let answer = messages::produce_answer(version, body).and_then(|answer| {
+            self.learn_leaders(&answer);
             let outcomes = self.match_outcomes(&sent, answer.items);
             let outcomes = outcomes.ok_or(Error::Undecodable("Produce answer"))?;
             Ok((answer.throttle_ms, outcomes))
@@ -1145,14 +1155,32 @@ impl Worker {
         }
     }
 
+    /// Takes over the leaders that an answer names, so that what was refused for it goes there.
+    fn learn_leaders(&mut self, answer: &ProduceAnswer) {
+        for item in &answer.items {
+            if let Some(leader) = item.leader
+                && let Some(topic) = self.topic_of(item).cloned()
+            {
+                let Leader { node, epoch } = leader;
+                let partition = item.partition;
+                debug!("topic {topic:?} partition {partition}: led by {node} since epoch {epoch}");
+                self.cluster.leader_moved(&topic, partition, leader, &answer.brokers);
+            }
+        }
+    }
+
+    fn topic_of(&self, item: &ProduceOutcome) -> Option<&Arc<str>> {
+        match item.topic.as_str() {
+            "" => self.cluster.topic_by_id(item.topic_id),
+            name => self.cluster.topics().map(|(topic, _)| topic).find(|t| &***t == name),
+        }
+    }
+
     /// `None` unless the answer names what was sent, each once, and nothing else.
     fn match_outcomes(&self, sent: &[Sent], items: Vec<ProduceOutcome>) -> Option<Vec<Outcome>> {
         let mut outcomes: Vec<Option<Outcome>> = vec![None; sent.len()];
         for item in items {
-            let topic = match item.topic.as_str() {
-                "" => self.cluster.topic_by_id(item.topic_id),
-                name => self.cluster.topics().map(|(topic, _)| topic).find(|t| &***t == name),
-            };
+            let topic = self.topic_of(&item);
             let position = sent.iter().position(|sent| {
                 let slot = &self.slots[sent.slot];
                 slot.index == item.partition && Some(&slot.topic) == topic
@@ -1243,7 +1271,9 @@ impl Worker {
         let retry_at = match verdict {
             // The connection has a wait of its own.
             None => now,
-            Some(Verdict::Hold) => now + self.config.retry_backoff_max,
+            // The answer has named another.
+            Some(Verdict::Refresh) if self.has_another_leader(index) => now,
+            Some(Verdict::Hold) => now + self.config.retry_backoff_max * HOLD_WAITS,
             Some(_) => self.retry_at(n_failures, now),
         };
         if matches!(verdict, Some(Verdict::Refresh | Verdict::Hold)) {
@@ -1261,6 +1291,13 @@ impl Worker {
             let reason = format!("{text} (answered by {at}); held and sent again");
             self.health.is_bad(slot.subject(), reason);
         }
+    }
+
+    /// Whether the leader is known and is not the broker that was sent something last.
+    fn has_another_leader(&self, index: usize) -> bool {
+        let slot = &self.slots[index];
+        let leader = self.cluster.leader(&slot.topic, slot.index);
+        leader.is_some() && leader != slot.home.as_ref()
     }
 
     /// Replaces a piece by its halves, or by what is left without the records that the broker
