@@ -4,6 +4,7 @@ pub mod acl;
 pub mod check;
 pub mod checkpoint;
 pub mod demo;
+pub mod status;
 
 use std::path::{Path, PathBuf};
 
@@ -66,6 +67,12 @@ pub enum Command {
         --command-config.\n\
         Exit codes: 0 printed, 64 it cannot be known who we are, 78 wrong configuration.")]
     Acl(AclArgs),
+    /// Say how the tail on this host is: its brokers, what is wrong, what waits
+    #[command(after_help = "Example: shipper status --json | jq .kafka.troubles\n\n\
+        Asks over status.sock in the state directory; whoever may write there may ask.\n\
+        Exit codes: 0 all is well, 1 something is not, 69 no tail works there, 74 it does not \
+        answer, 78 wrong configuration.")]
+    Status(StatusArgs),
     /// Show, change or repair what is remembered of each file: how far it was shipped
     #[command(
         subcommand,
@@ -193,6 +200,17 @@ pub struct AclArgs {
     #[arg(long, value_name = "User:NAME")]
     pub principal: Option<String>,
     /// Configuration file
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+/// What `status` takes.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Print all that is known, as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where the state directory is
     #[command(flatten)]
     pub config: ConfigArg,
 }

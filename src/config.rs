@@ -127,6 +127,9 @@ impl Config {
 pub struct KafkaConfig {
     /// `host:port` of brokers to ask for the others. No default: must be given.
     pub bootstrap_servers: Vec<String>,
+    /// `host:port` of brokers to ask where none of `bootstrap_servers` answers, as while the broker
+    /// on this host is down. Default: none.
+    pub bootstrap_servers_fallback: Vec<String>,
     /// Name in the broker's logs and quotas. Default: `shipper`.
     pub client_id: String,
     /// How long a broker may take to answer before the connection is made anew; the request is
@@ -175,6 +178,11 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
+    /// Returns all addresses that are configured, in librdkafka's way of writing.
+    pub fn all_bootstrap_servers(&self) -> String {
+        [&*self.bootstrap_servers, &*self.bootstrap_servers_fallback].concat().join(",")
+    }
+
     /// Returns the files of certificates, keys and passwords that are set.
     pub fn files(&self) -> Vec<PathBuf> {
         let files = [

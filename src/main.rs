@@ -13,6 +13,7 @@ use signal_hook::iterator::Signals;
 
 use log_shipper::cli::{
     Args, CheckpointCommand, Command, ConfigArg, EXIT_USAGE, acl, check, checkpoint, demo, plain,
+    status,
 };
 use log_shipper::config::{Config, Walk};
 use log_shipper::error::Error;
@@ -37,6 +38,10 @@ fn main() -> ExitCode {
         Command::Tail(arg) => run_tail(&arg),
         Command::Index(arg) => run_index(&arg),
         Command::Checkpoint(command) => run_checkpoint(&command),
+        Command::Status(args) => match status::run(&args) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

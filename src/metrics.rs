@@ -105,8 +105,9 @@ pub struct TailCounters {
     pub records_found: Counter,
 }
 
-impl fmt::Display for TailCounters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl TailCounters {
+    /// Returns all by their names, in the order of a line of log.
+    pub fn all(&self) -> [(&'static str, u64); 31] {
         let counters = [
             ("files_opened", &self.files_opened),
             ("files_finished", &self.files_finished),
@@ -140,7 +141,13 @@ impl fmt::Display for TailCounters {
             ("bytes_found", &self.bytes_found),
             ("records_found", &self.records_found),
         ];
-        write_counters(f, &counters)
+        counters.map(|(name, counter)| (name, counter.get()))
+    }
+}
+
+impl fmt::Display for TailCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_counts(f, &self.all())
     }
 }
 
@@ -231,7 +238,7 @@ impl fmt::Display for IndexCounters {
             ("bulk_requests", &self.bulk_requests),
             ("bulk_items_retried", &self.bulk_items_retried),
         ];
-        write_counters(f, &counters)?;
+        write_counts(f, &counters.map(|(name, counter)| (name, counter.get())))?;
         for (name, n_records) in &*self.dropped_by_route.lock().expect("no holder panics") {
             write!(f, " dropped[{name}]={n_records}")?;
         }
@@ -239,10 +246,10 @@ impl fmt::Display for IndexCounters {
     }
 }
 
-fn write_counters(f: &mut fmt::Formatter<'_>, counters: &[(&str, &Counter)]) -> fmt::Result {
-    for (at, (name, counter)) in counters.iter().enumerate() {
+fn write_counts(f: &mut fmt::Formatter<'_>, counts: &[(&str, u64)]) -> fmt::Result {
+    for (at, (name, count)) in counts.iter().enumerate() {
         let space = if at == 0 { "" } else { " " };
-        write!(f, "{space}{name}={}", counter.get())?;
+        write!(f, "{space}{name}={count}")?;
     }
     Ok(())
 }

@@ -60,6 +60,7 @@ use crate::planted::{self, Bug};
 use crate::record::{BatchId, SourceId, Span};
 use crate::rejected::RejectedFile;
 use crate::service::Service;
+use crate::status::{self, Counts};
 
 use copies::Held;
 use cut_event::{CutEvent, Put};
@@ -103,6 +104,7 @@ pub fn run(config: &Config, counters: &TailCounters, stop: &Receiver<()>) -> Res
     let producer = Producer::start(kafka, compression, Some(Box::new(journal.clone())))?;
     let saver = registry.into_saver()?;
     let mut hub = Hub::new(config, counters, producer, saver, journal, entries);
+    hub.questions = listen(&config.state_dir, &hub.producer);
     hub.needed_journal = replay.first;
     hub.service.is_starting();
     hub.first_scan(&replay);
@@ -113,10 +115,21 @@ pub fn run(config: &Config, counters: &TailCounters, stop: &Receiver<()>) -> Res
     hub.drain_and_save(walked)
 }
 
+/// Whoever wants to know how the walk is cannot ask, if that fails; the walk goes on.
+fn listen(state_dir: &Path, producer: &Producer) -> Receiver<Sender<Counts>> {
+    status::listen(state_dir, producer.reporter()).unwrap_or_else(|error| {
+        let path = status::socket(state_dir);
+        log::warn!("nobody can ask how this tail is: cannot listen at {}: {error}", path.display());
+        never()
+    })
+}
+
 struct Hub<'a> {
     config: &'a Config,
     counters: &'a TailCounters,
     service: Service,
+    /// From those who ask for the counts.
+    questions: Receiver<Sender<Counts>>,
     /// What the producer, and this thread, had done at the last sign of life.
     rounds_at_sign: (u64, u64),
     producer: Producer,
@@ -362,6 +375,7 @@ impl<'a> Hub<'a> {
             config,
             counters,
             service: Service::of_environment(),
+            questions: never(),
             rounds_at_sign: (u64::MAX, 0),
             producer,
             replies,
@@ -451,6 +465,7 @@ impl<'a> Hub<'a> {
                 Duration::ZERO
             };
             let hints = self.hints.receiver.clone();
+            let questions = self.questions.clone();
             let saved = if self.saving { self.saver.results.clone() } else { never() };
             select! {
                 recv(self.deliveries) -> delivery => {
@@ -458,6 +473,10 @@ impl<'a> Hub<'a> {
                 }
                 recv(hints) -> hint => if let Ok(hint) = hint { self.on_hint(hint) },
                 recv(saved) -> result => self.on_saved(result),
+                recv(questions) -> reply => match reply {
+                    Ok(reply) => self.tell_counts(&reply),
+                    Err(_) => self.questions = never(),
+                },
                 recv(self.resume.results) -> read_back => {
                     self.on_read_back(read_back.expect("the hub holds a sender"));
                 }
@@ -465,6 +484,12 @@ impl<'a> Hub<'a> {
                 default(wait) => {}
             }
         }
+    }
+
+    fn tell_counts(&self, reply: &Sender<Counts>) {
+        let counts = self.counters.all();
+        // Who asked may have given up.
+        let _ = reply.send(counts.map(|(name, n)| (name.to_owned(), n)).into());
     }
 
     /// Tells the service manager that this process lives: the producer's thread goes round its

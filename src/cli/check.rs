@@ -64,6 +64,9 @@ pub fn summary(config: &Config) -> String {
     let mut text = format!("host: {}\n", config.host);
     text += &format!("state: {}\n", config.state_dir.display());
     text += &format!("kafka: {}, as {}\n", kafka.bootstrap_servers.join(", "), kafka.client_id);
+    if !kafka.bootstrap_servers_fallback.is_empty() {
+        text += &format!("  fallback: {}\n", kafka.bootstrap_servers_fallback.join(", "));
+    }
     if kafka.security_protocol != SecurityProtocol::Plaintext {
         text += &format!("  security: {}\n", show_security(kafka));
     }

@@ -128,6 +128,7 @@ fn kafka(t: &mut Table) -> KafkaConfig {
     t.require("bootstrap_servers", r#"bootstrap_servers = ["localhost:9092"]"#);
     KafkaConfig {
         bootstrap_servers: t.list("bootstrap_servers", bootstrap_server),
+        bootstrap_servers_fallback: t.list("bootstrap_servers_fallback", bootstrap_server),
         client_id: t.string("client_id", name).unwrap_or_else(|| "shipper".to_owned()),
         request_timeout: t.duration("request_timeout", s(30), s(1)),
         retry_backoff: t.duration("retry_backoff", ms(100), ms(1)),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::messages::{BrokerMetadata, Leader, Metadata, TopicId, TopicMetadata};
+use crate::config::KafkaConfig;
 
 /// What is known of the cluster.
 #[derive(Debug)]
@@ -11,6 +12,8 @@ pub(super) struct Cluster {
     /// The configured addresses: asked again whenever none of `brokers` answers, so that brokers
     /// that all were replaced are found.
     bootstrap: Vec<Arc<str>>,
+    /// Those to ask where none of the others answers.
+    fallback: Vec<Arc<str>>,
     /// Addresses by node.
     brokers: BTreeMap<i32, Arc<str>>,
     /// The topics that somebody asked for.
@@ -41,23 +44,50 @@ impl Topic {
 }
 
 impl Cluster {
-    pub(super) fn new(bootstrap_servers: &[String]) -> Cluster {
+    pub(super) fn new(config: &KafkaConfig) -> Cluster {
+        let shared = |list: &[String]| list.iter().map(|s| s.as_str().into()).collect();
         Cluster {
-            bootstrap: bootstrap_servers.iter().map(|s| s.as_str().into()).collect(),
+            bootstrap: shared(&config.bootstrap_servers),
+            fallback: shared(&config.bootstrap_servers_fallback),
             brokers: BTreeMap::new(),
             topics: BTreeMap::new(),
         }
     }
 
-    /// All addresses that may be asked, each once.
+    /// All addresses, each once: those of the brokers, then the configured ones.
     pub(super) fn addresses(&self) -> Vec<Arc<str>> {
         let mut addresses: Vec<_> = self.brokers.values().cloned().collect();
-        for address in &self.bootstrap {
+        for address in self.bootstrap.iter().chain(&self.fallback) {
             if !addresses.contains(address) {
                 addresses.push(address.clone());
             }
         }
         addresses
+    }
+
+    /// Those of them that may be asked for the others: the fallback only where all others fail.
+    pub(super) fn addresses_to_ask(&self, fails: impl Fn(&Arc<str>) -> bool) -> Vec<Arc<str>> {
+        let mut addresses = self.addresses();
+        let is_fallback = |address: &Arc<str>| {
+            self.fallback.contains(address)
+                && !self.bootstrap.contains(address)
+                && self.node_at(address).is_none()
+        };
+        if !addresses.iter().all(|address| is_fallback(address) || fails(address)) {
+            addresses.retain(|address| !is_fallback(address));
+        }
+        addresses
+    }
+
+    /// Returns which broker has this address.
+    pub(super) fn node_at(&self, address: &str) -> Option<i32> {
+        self.brokers.iter().find(|(_, known)| &***known == address).map(|(node, _)| *node)
+    }
+
+    /// As [`Cluster::node_at`], unless the address is one of those that are configured.
+    pub(super) fn advertised_node(&self, address: &Arc<str>) -> Option<i32> {
+        let is_configured = self.bootstrap.contains(address) || self.fallback.contains(address);
+        self.node_at(address).filter(|_| !is_configured)
     }
 
     /// Begins to care about a topic; returns whether it did not before.
@@ -158,7 +188,10 @@ impl Topic {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Config;
     use crate::kafka::messages::PartitionMetadata;
 
     const LIFE: TopicId = [1; 16];
@@ -176,10 +209,34 @@ mod tests {
     }
 
     fn cluster() -> Cluster {
-        let mut cluster = Cluster::new(&["b1:9092".to_owned()]);
+        let mut cluster = Cluster::new(&config(&["b1:9092"], &[]));
         cluster.add_topic(&"a".into());
         cluster.update(metadata(LIFE, 1, 5));
         cluster
+    }
+
+    fn config(bootstrap_servers: &[&str], fallback: &[&str]) -> KafkaConfig {
+        let text = format!(
+            "kafka.bootstrap_servers = {bootstrap_servers:?}\n\
+             kafka.bootstrap_servers_fallback = {fallback:?}"
+        );
+        Config::parse(&text, Path::new("shipper.toml")).unwrap().kafka
+    }
+
+    #[test]
+    fn the_fallback_is_asked_where_all_others_fail() {
+        let mut cluster = Cluster::new(&config(&["b1:9092"], &["f1:9092", "b2:9092"]));
+        let asked = |cluster: &Cluster, failing: &[&str]| {
+            let addresses = cluster.addresses_to_ask(|address| failing.contains(&&**address));
+            addresses.iter().map(|address| address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(asked(&cluster, &[]), ["b1:9092"]);
+        assert_eq!(asked(&cluster, &["f1:9092"]), ["b1:9092"]);
+        assert_eq!(asked(&cluster, &["b1:9092"]), ["b1:9092", "f1:9092", "b2:9092"]);
+        // A broker of the cluster is asked like any other.
+        cluster.update(metadata(LIFE, 1, 5));
+        assert_eq!(asked(&cluster, &["b1:9092"]), ["b1:9092", "b2:9092"]);
+        assert_eq!(asked(&cluster, &["b1:9092", "b2:9092"]), ["b1:9092", "b2:9092", "f1:9092"]);
     }
 
     fn leader(cluster: &Cluster) -> Option<&str> {

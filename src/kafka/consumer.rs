@@ -323,7 +323,7 @@ fn failed(error: impl StdError) -> Error {
 pub(super) fn client_config(kafka: &KafkaConfig) -> io::Result<ClientConfig> {
     let mut config = ClientConfig::new();
     config
-        .set("bootstrap.servers", kafka.bootstrap_servers.join(","))
+        .set("bootstrap.servers", kafka.all_bootstrap_servers())
         .set("client.id", &kafka.client_id)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")

@@ -12,6 +12,7 @@
 //! cluster        brokers, topics, leaders
 //! verdict        what each error code means for a batch
 //! partition      idempotent delivery: sequences, in flight, recovery
+//! health         what is wrong, said once and counted
 //! producer       the thread and its loop
 //! read_back      which of our records stand in a partition, through librdkafka
 //! ```
@@ -49,6 +50,7 @@
 mod cluster;
 mod connection;
 pub mod consumer;
+pub mod health;
 mod messages;
 mod partition;
 pub mod producer;

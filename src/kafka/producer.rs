@@ -17,14 +17,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use log::{debug, info, warn};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use log::{debug, warn};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::Error;
 use super::cluster::Cluster;
 use super::connection::{self, Answer, Connection, Opened, Piece as Bytes};
+use super::health::{BrokerReport, Health, LinkState, Oldest, Report};
 use super::messages::{
     self, Api, Leader, PRODUCE_BY_ID, ProduceAnswer, ProduceItem, ProduceOutcome, TopicId,
 };
@@ -103,6 +104,7 @@ enum Command {
     Send(Batch, Sender<Delivery>),
     Describe(Arc<str>, Sender<Delivery>),
     AskLastSequence(SequenceQuestion),
+    Report(Sender<Report>),
     Opened(Arc<str>, Result<Opened, Error>),
     End,
 }
@@ -235,6 +237,11 @@ impl Producer {
         self.handle.line.n_rounds.load(Ordering::Relaxed)
     }
 
+    /// Returns what asks the thread how delivery is, for as long as the producer lives.
+    pub fn reporter(&self) -> Reporter {
+        Reporter { line: self.handle.line.clone() }
+    }
+
     /// Asks what a partition knows of a producer id. Answered by one [`Delivery::LastSequence`]
     /// once its leader can be asked; to be asked once at a time for a partition.
     pub fn ask_last_sequence(
@@ -248,6 +255,22 @@ impl Producer {
         let (topic, reply) = (topic.clone(), reply.clone());
         let question = SequenceQuestion { topic, partition, producer_id, reply, question };
         self.handle.line.say(Command::AskLastSequence(question));
+    }
+}
+
+/// Asks the producer's thread how delivery is; does not keep it alive.
+#[derive(Clone)]
+pub struct Reporter {
+    line: Line,
+}
+
+impl Reporter {
+    /// Returns how delivery is now; `None` where the thread has ended or does not answer for
+    /// `timeout`.
+    pub fn report(&self, timeout: Duration) -> Option<Report> {
+        let (reply, report) = bounded(1);
+        self.line.say(Command::Report(reply));
+        report.recv_timeout(timeout).ok()
     }
 }
 
@@ -316,28 +339,6 @@ impl Question {
     }
 }
 
-/// Says what is wrong once when it changes and once when it is over.
-#[derive(Debug, Default)]
-struct Health {
-    troubles: BTreeMap<String, String>,
-}
-
-impl Health {
-    fn is_bad(&mut self, subject: String, reason: String) {
-        let known = self.troubles.get(&subject);
-        if known != Some(&reason) {
-            warn!("{subject}: {reason}");
-            self.troubles.insert(subject, reason);
-        }
-    }
-
-    fn is_good(&mut self, subject: &str) {
-        if self.troubles.remove(subject).is_some() {
-            info!("{subject}: well again");
-        }
-    }
-}
-
 /// A partition and where its batches are.
 struct Slot {
     topic: Arc<str>,
@@ -361,6 +362,8 @@ struct Origin {
     n_pieces: usize,
     receipt: Receipt,
     reply: Sender<Delivery>,
+    /// When it was handed over.
+    since: Instant,
 }
 
 struct Worker {
@@ -415,7 +418,7 @@ impl Worker {
     ) -> Worker {
         let wanted = || Question { wanted: true, ..Question::default() };
         Worker {
-            cluster: Cluster::new(&config.bootstrap_servers),
+            cluster: Cluster::new(&config),
             config,
             compression,
             encoder,
@@ -454,6 +457,8 @@ impl Worker {
                         self.care_about(&question.topic);
                         self.sequence_questions.push(question);
                     }
+                    // Who asked may be gone.
+                    Command::Report(reply) => _ = reply.send(self.report(now)),
                     Command::Opened(address, opened) => self.opened(address, opened, now),
                     Command::End => return,
                 }
@@ -465,6 +470,7 @@ impl Worker {
             self.write(now);
             self.end_silence(now);
             self.end_sessions(now);
+            self.remind(now);
             self.line.n_rounds.fetch_add(1, Ordering::Relaxed);
             self.wait();
         }
@@ -513,7 +519,7 @@ impl Worker {
             }
         };
         tell(&reply, Delivery::Recycled(arena));
-        self.origins.insert(origin, Origin { n_pieces: 1, receipt, reply });
+        self.origins.insert(origin, Origin { n_pieces: 1, receipt, reply, since: now });
         if n_records == 0 {
             return self.finish_piece(origin, -1);
         }
@@ -593,7 +599,13 @@ impl Worker {
     // Links.
 
     fn link_failed(&mut self, address: Arc<str>, error: &Error, now: Instant) {
-        self.health.is_bad(broker_subject(&address), error.to_string());
+        let mut reason = error.to_string();
+        if matches!(error, Error::Resolve(_) | Error::Connect(_))
+            && let Some(node) = self.cluster.advertised_node(&address)
+        {
+            reason += &format!("; node {node} has this address in its advertised.listeners");
+        }
+        self.health.is_bad(broker_subject(&address), reason, now);
         let n_failures = self.n_link_failures.entry(address.clone()).or_default();
         *n_failures += 1;
         let n_failures = *n_failures;
@@ -688,7 +700,8 @@ impl Worker {
             self.alarm.by(since + CONNECT_STAGGER);
             return None;
         }
-        let addresses = self.cluster.addresses();
+        let addresses =
+            self.cluster.addresses_to_ask(|address| self.n_link_failures.contains_key(address));
         for _ in 0..addresses.len() {
             let address = &addresses[self.next_address % addresses.len()];
             self.next_address = self.next_address.wrapping_add(1);
@@ -836,7 +849,7 @@ impl Worker {
         let subject = format!("topic {topic:?} partition {partition}");
         match verdict(code) {
             Verdict::Arrived => {
-                self.health.is_good(&subject);
+                self.health.is_good(&subject, now);
                 let known = match answer.last_sequence(producer_id) {
                     Some((epoch, last_sequence)) => LastSequence::Known(epoch, last_sequence),
                     None => LastSequence::Forgotten,
@@ -856,7 +869,7 @@ impl Worker {
             }
             _ => {
                 let reason = format!("{} (asked at {address})", explained(code, answer.message));
-                self.health.is_bad(subject, reason);
+                self.health.is_bad(subject, reason, now);
                 self.ask_sequence_again(topic, partition, now);
             }
         }
@@ -884,11 +897,11 @@ impl Worker {
         self.throttle(address, metadata.throttle_ms, now);
         if metadata.code != 0 {
             let reason = explained(metadata.code, None);
-            self.health.is_bad("cluster".into(), reason);
+            self.health.is_bad("cluster".into(), reason, now);
             self.ask_metadata_again(now);
             return Ok(());
         }
-        self.health.is_good("cluster");
+        self.health.is_good("cluster", now);
         self.cluster.update(metadata);
         self.forget_brokers_gone();
         self.metadata_at = now;
@@ -903,7 +916,7 @@ impl Worker {
                 0 if topic.n_partitions().is_none() || topic.lacks_a_leader() => {
                     is_complete = false;
                 }
-                0 => self.health.is_good(&subject),
+                0 => self.health.is_good(&subject, now),
                 // It is being created.
                 3 | 5 if is_new => is_complete = false,
                 code => {
@@ -915,7 +928,7 @@ impl Worker {
                         ),
                         code => format!("{} (asked at {address})", explained(code, None)),
                     };
-                    self.health.is_bad(subject, reason);
+                    self.health.is_bad(subject, reason, now);
                 }
             }
         }
@@ -932,7 +945,7 @@ impl Worker {
                 is_complete = false;
                 slot.is_troubled = true;
                 let reason = format!("has no leader, says the broker at {address}");
-                self.health.is_bad(slot.subject(), reason);
+                self.health.is_bad(slot.subject(), reason, now);
             }
         }
         if is_complete {
@@ -950,7 +963,7 @@ impl Worker {
         self.links.retain(|address, link| {
             let is_gone = matches!(link, Link::Down { .. }) && !known.contains(address);
             if is_gone {
-                health.troubles.remove(&broker_subject(address));
+                health.forget(&broker_subject(address));
                 n_failures.remove(address);
             }
             !is_gone
@@ -968,7 +981,7 @@ impl Worker {
         self.throttle(address, answer.throttle_ms, now);
         let subject = "producer id";
         if answer.code == 0 && answer.producer_id >= 0 {
-            self.health.is_good(subject);
+            self.health.is_good(subject, now);
             self.producer_id.is_answered();
             self.identity = Some(Identity { producer_id: answer.producer_id, epoch: answer.epoch });
             return Ok(());
@@ -976,7 +989,7 @@ impl Worker {
         // A broker that has just started says so for a while; that is no trouble.
         if self.producer_id.n_failures >= MOVE_FAILURES_MAX {
             let reason = format!("{} (asked at {address})", explained(answer.code, None));
-            self.health.is_bad(subject.into(), reason);
+            self.health.is_bad(subject.into(), reason, now);
         }
         self.ask_producer_id_again(now);
         Ok(())
@@ -1039,7 +1052,7 @@ impl Worker {
         let version = connection.version(Api::Produce);
         if self.compression == Compression::Zstd && version < 7 {
             let reason = "it does not know zstd: set batch.compression to another codec";
-            self.health.is_bad(broker_subject(address), reason.into());
+            self.health.is_bad(broker_subject(address), reason.into(), now);
             return false;
         }
 
@@ -1216,7 +1229,7 @@ impl Worker {
         let slot = &mut self.slots[slot];
         slot.last_arrival = Some(now);
         if std::mem::take(&mut slot.is_troubled) {
-            self.health.is_good(&slot.subject());
+            self.health.is_good(&slot.subject(), now);
         }
         for Arrived { piece, base_offset } in arrived {
             if let Some(batch) = Arc::into_inner(piece.batch) {
@@ -1289,7 +1302,7 @@ impl Worker {
             let at = slot.home.as_deref().unwrap_or("its leader");
             let text = explained(refusal.code, refusal.message.as_deref());
             let reason = format!("{text} (answered by {at}); held and sent again");
-            self.health.is_bad(slot.subject(), reason);
+            self.health.is_bad(slot.subject(), reason, now);
         }
     }
 
@@ -1458,6 +1471,50 @@ impl Worker {
         }
     }
 
+    /// Says again, now and then, what is still wrong.
+    fn remind(&mut self, now: Instant) {
+        match self.health.reminder_due() {
+            Some(due) if due <= now => {
+                let oldest = self.oldest();
+                self.health.remind(oldest, now);
+                self.alarm.by(now);
+            }
+            Some(due) => self.alarm.by(due),
+            None => {}
+        }
+    }
+
+    fn oldest(&self) -> Option<Oldest> {
+        let Origin { receipt, since, .. } = self.origins.values().min_by_key(|it| it.since)?;
+        let Receipt { topic, partition, .. } = receipt;
+        Some(Oldest { topic: topic.clone(), partition: *partition, since: *since })
+    }
+
+    fn report(&self, now: Instant) -> Report {
+        let mut troubles = self.health.troubles().clone();
+        let brokers = self.cluster.addresses().into_iter().map(|address| {
+            let (state, n_requests) = match self.links.get(&address) {
+                None => (LinkState::Unused, 0),
+                Some(Link::Down { .. }) => (LinkState::NotConnected, 0),
+                Some(Link::Opening { .. }) => (LinkState::Connecting, 0),
+                Some(Link::Up(link)) if link.throttled_until(now).is_some() => {
+                    (LinkState::Throttled, link.n_pending())
+                }
+                Some(Link::Up(link)) => (LinkState::Connected, link.n_pending()),
+            };
+            let node = self.cluster.node_at(&address);
+            let trouble = troubles.remove(&broker_subject(&address));
+            BrokerReport { address, node, state, n_requests, trouble }
+        });
+        Report {
+            brokers: brokers.collect(),
+            troubles,
+            n_batches: self.origins.len(),
+            n_records: self.origins.values().map(|it| u64::from(it.receipt.n_records)).sum(),
+            oldest: self.oldest(),
+        }
+    }
+
     /// Waits for a command, an answer or the alarm, and takes what has come.
     fn wait(&mut self) {
         let (readable, woken) = {
@@ -1518,7 +1575,7 @@ impl Worker {
                 Err(error) => result = Err(error),
                 // Only now is it well again: one that accepts and never answers is not.
                 Ok(()) if self.n_link_failures.remove(address).is_some() => {
-                    self.health.is_good(&broker_subject(address));
+                    self.health.is_good(&broker_subject(address), now);
                 }
                 Ok(()) => {}
             }
