@@ -398,12 +398,39 @@ pub struct TailConfig {
     /// Bytes that the journal may have before the registry is written anew, or twice those of the
     /// registry if that is more. Default: `1MiB`. Minimum: `0`: it is written with each save.
     pub journal_bytes_max: usize,
+    /// What becomes of a record that is larger than its topic takes, `max.message.bytes`: `split`, it
+    /// leaves in parts that are marked as those of an over-long line; `truncate`, its head is kept,
+    /// the rest is cut, marked and counted; or `reject`, it goes to `rejected.ndjson` in `state_dir`,
+    /// as does what cannot be cut. Default: `split`.
+    pub record_too_large: RecordTooLarge,
     /// How long the offset of a file is remembered that no input leads to any more, counted from the
     /// first start that missed it. Default: `30d`. Minimum: `1h`. Maximum: `3650d`.
     pub forget_after: Duration,
     /// How long a stop waits for the broker to acknowledge what was read. Default: `30s`.
     /// Minimum: `0s`.
     pub shutdown_timeout: Duration,
+}
+
+/// What becomes of a record that is larger than its topic takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordTooLarge {
+    /// It leaves in parts.
+    Split,
+    /// Its end is cut.
+    Truncate,
+    /// It goes to the state directory.
+    Reject,
+}
+
+impl RecordTooLarge {
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            RecordTooLarge::Split => "split",
+            RecordTooLarge::Truncate => "truncate",
+            RecordTooLarge::Reject => "reject",
+        }
+    }
 }
 
 /// When pages of what was read leave the page cache.

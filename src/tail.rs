@@ -33,6 +33,7 @@ pub mod registry;
 mod restored;
 mod resume;
 mod throttle;
+mod too_large;
 pub mod trace;
 mod waymarks;
 
@@ -50,10 +51,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 
 use crate::batch::Batch;
-use crate::config::{Config, DropPageCache, InputConfig};
+use crate::config::{Config, DropPageCache, InputConfig, show_bytes};
 use crate::error::Error;
 use crate::kafka::producer::{Delivery, Producer, Receipt};
-use crate::kafka::record_batch::{RecordArena, now_ms, partition_for};
+use crate::kafka::record_batch::{HEADER_LEN, RecordArena, now_ms, partition_for};
 use crate::ledger::Ledger;
 use crate::metrics::TailCounters;
 use crate::planted::{self, Bug};
@@ -175,6 +176,8 @@ struct Hub<'a> {
     next_source: u32,
 
     topics: HashMap<Arc<str>, Option<i32>>,
+    /// What the topics take as a batch, where it is known.
+    batch_bytes_max: HashMap<Arc<str>, usize>,
     open: Vec<OpenBatch>,
     spare: Vec<RecordArena>,
     ledger: Ledger,
@@ -327,6 +330,8 @@ struct Finished {
 struct OpenBatch {
     topic: Arc<str>,
     partition: i32,
+    /// Bytes of records after which it is sealed.
+    bytes_max: usize,
     records: RecordArena,
     spans: Vec<Span>,
     /// The same ground, each piece such that it can be cut into events again by itself.
@@ -411,6 +416,7 @@ impl<'a> Hub<'a> {
             scan_pause: Duration::ZERO,
             next_source: 0,
             topics: HashMap::new(),
+            batch_bytes_max: HashMap::new(),
             open: Vec::new(),
             spare: Vec::new(),
             ledger: Ledger::default(),
@@ -944,6 +950,7 @@ impl<'a> Hub<'a> {
             records: std::mem::replace(&mut open.records, fresh),
             spans: std::mem::take(&mut open.spans),
             stamp: None,
+            too_large: too_large::rule(self.config.tail.record_too_large),
         };
         if open.bytes_dropped > 0 {
             self.dropped_in.insert(batch.id, std::mem::take(&mut open.bytes_dropped));
@@ -1063,6 +1070,7 @@ impl<'a> Hub<'a> {
     fn on_delivery(&mut self, delivery: Delivery) -> Result<(), Error> {
         match delivery {
             Delivery::Topic { topic, n_partitions } => self.on_topic(&topic, n_partitions),
+            Delivery::MaxMessageBytes { topic, known } => self.on_max_message_bytes(&topic, known),
             Delivery::Recycled(mut records) => {
                 self.uncompressed -= 1;
                 records.clear();
@@ -1095,6 +1103,8 @@ impl<'a> Hub<'a> {
         self.journal.settled(receipt.batch, is_known.then_some(next_offset));
         self.ledger.settle(&receipt.spans);
         self.counters.records_rejected.add(n_rejected);
+        self.counters.events_cut.add(u64::from(receipt.left_out.n_records));
+        self.counters.bytes_cut.add(receipt.left_out.n_bytes);
         let n_acked = u64::from(receipt.n_records) - n_rejected;
         self.counters.records_acked.add(n_acked);
         if receipt.may_repeat {
@@ -1118,6 +1128,7 @@ impl<'a> Hub<'a> {
 
     fn on_topic(&mut self, topic: &Arc<str>, n_partitions: i32) {
         self.topics.insert(Arc::clone(topic), Some(n_partitions));
+        self.producer.ask_max_message_bytes(topic, &self.replies);
         for at in 0..self.streams.len() {
             if self.streams[at].topic == *topic {
                 self.assign_slot(at, n_partitions);
@@ -1125,6 +1136,46 @@ impl<'a> Hub<'a> {
         }
         let lives: Vec<_> = self.lives.keys().copied().collect();
         lives.into_iter().for_each(|source| self.enqueue(source));
+    }
+
+    /// Keeps batches below what the topic takes, and says which events may be cut.
+    fn on_max_message_bytes(&mut self, topic: &Arc<str>, known: Result<usize, String>) {
+        let max = match known {
+            Ok(max) => max,
+            Err(reason) => {
+                log::info!(
+                    "topic {topic:?}: its max.message.bytes is not known ({reason}): a batch that \
+                     is too large is halved when it is refused"
+                );
+                return;
+            }
+        };
+        let Config { batch, tail, .. } = self.config;
+        if batch.bytes_max > max {
+            log::info!(
+                "topic {topic:?}: its batches are kept below its max.message.bytes ({}), not \
+                 batch.bytes_max ({})",
+                show_bytes(max),
+                show_bytes(batch.bytes_max)
+            );
+        }
+        for (n, input) in self.config.input.iter().enumerate() {
+            if input.topic == **topic && input.event_bytes_max > max {
+                log::warn!(
+                    "topic {topic:?}: takes no record larger than {} (max.message.bytes), \
+                     compressed, and input[{n}].event_bytes_max is {}: what is larger is dealt with \
+                     by tail.record_too_large ({})",
+                    show_bytes(max),
+                    show_bytes(input.event_bytes_max),
+                    tail.record_too_large.name()
+                );
+            }
+        }
+        let max = max.saturating_sub(HEADER_LEN);
+        self.batch_bytes_max.insert(Arc::clone(topic), max);
+        for open in self.open.iter_mut().filter(|open| open.topic == *topic) {
+            open.bytes_max = open.bytes_max.min(max);
+        }
     }
 
     fn assign_slot(&mut self, at: usize, n_partitions: i32) {
@@ -1137,11 +1188,14 @@ impl<'a> Hub<'a> {
         if stream.n_holds > 0 {
             return;
         }
+        let known_max = self.batch_bytes_max.get(&stream.topic).copied().unwrap_or(usize::MAX);
+        let bytes_max = self.config.batch.bytes_max.min(known_max);
         let same = |open: &OpenBatch| open.topic == stream.topic && open.partition == partition;
         stream.slot = Some(self.open.iter().position(same).unwrap_or_else(|| {
             self.open.push(OpenBatch {
                 topic: Arc::clone(&stream.topic),
                 partition,
+                bytes_max,
                 records: RecordArena::default(),
                 spans: Vec::new(),
                 segments: Vec::new(),
@@ -1586,7 +1640,7 @@ impl OpenBatch {
 
     fn has_room(&self, size: usize, config: &Config) -> bool {
         self.records.is_empty()
-            || (self.records.len() + size <= config.batch.bytes_max
+            || (self.records.len() + size <= self.bytes_max
                 && self.records.count() < config.batch.count_max)
     }
 

@@ -53,11 +53,15 @@ fn commands(config: &Config, principal: Option<&str>) -> Result<String, String> 
     };
     let mut lines = Lines { config, principal, text: String::new() };
     if !config.input.is_empty() {
-        lines.text += "# tail; Read is for a start after a crash, which looks what had arrived\n\
+        lines.text += "# tail; Read is for a start after a crash, which looks what had arrived, DescribeConfigs\n\
+                       # for max.message.bytes: batches are kept below it\n\
                        # (Kafka before 2.8 also needs --operation IdempotentWrite --cluster)\n";
         let mut topics = Topics::new();
         for input in &config.input {
-            topics.insert(&input.topic, lines.to_write(&["Write", "Describe", "Read"]));
+            topics.insert(
+                &input.topic,
+                lines.to_write(&["Write", "Describe", "Read", "DescribeConfigs"]),
+            );
         }
         topics.iter().for_each(|(topic, operations)| lines.put(operations, "topic", topic));
     }

@@ -13,7 +13,8 @@ use super::values::{
 use super::{
     ArchiveConfig, BatchConfig, Compression, Config, Destination, DropPageCache,
     ElasticsearchConfig, Encoding, EndpointIdentification, IndexConfig, InputConfig, KafkaConfig,
-    LineTooLong, Multiline, RouteConfig, SaslMechanism, SecurityProtocol, StartAt, TailConfig,
+    LineTooLong, Multiline, RecordTooLarge, RouteConfig, SaslMechanism, SecurityProtocol, StartAt,
+    TailConfig,
 };
 
 /// A record's number within a RecordBatch is a signed 32-bit integer.
@@ -264,6 +265,13 @@ fn tail(t: &mut Table) -> TailConfig {
                 &[("backlog", DropPageCache::Backlog), ("never", DropPageCache::Never)],
             )
             .unwrap_or(DropPageCache::Backlog),
+        record_too_large: t
+            .one_of(
+                "record_too_large",
+                &[RecordTooLarge::Split, RecordTooLarge::Truncate, RecordTooLarge::Reject]
+                    .map(|policy| (policy.name(), policy)),
+            )
+            .unwrap_or(RecordTooLarge::Split),
         bytes_per_second_max: has_rate.then_some(bytes_per_second_max),
         save_interval: t.duration("save_interval", s(1), ms(50)),
         journal_bytes_max: t.bytes("journal_bytes_max", 1 << 20, 0),

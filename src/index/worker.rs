@@ -465,6 +465,7 @@ impl Worker {
             records,
             spans: Vec::new(),
             stamp: None,
+            too_large: None,
         };
         self.producer.send(batch, &self.replies);
     }
@@ -493,7 +494,11 @@ impl Worker {
                     return Ok(0);
                 }
                 // Nothing is asked of a producer that has had no other before it.
-                Ok(Delivery::Recycled(_) | Delivery::LastSequence { .. }) => {}
+                Ok(
+                    Delivery::Recycled(_)
+                    | Delivery::LastSequence { .. }
+                    | Delivery::MaxMessageBytes { .. },
+                ) => {}
                 Ok(Delivery::Fatal(problem)) => return Err(Stop::Failed(Error::Kafka { problem })),
                 Err(RecvTimeoutError::Timeout) if !self.given_up.load(Ordering::Relaxed) => {}
                 Err(_) => return Err(Stop::GivenUp),

@@ -23,6 +23,7 @@ pub(super) enum Api {
     InitProducerId,
     SaslHandshake,
     SaslAuthenticate,
+    DescribeConfigs,
     /// Kafka 2.8 or later; whoever asks it must do without, too.
     DescribeProducers,
 }
@@ -36,6 +37,7 @@ impl Api {
             Api::SaslHandshake => 17,
             Api::ApiVersions => 18,
             Api::InitProducerId => 22,
+            Api::DescribeConfigs => 32,
             Api::SaslAuthenticate => 36,
             Api::DescribeProducers => 61,
         }
@@ -52,6 +54,7 @@ impl Api {
             Api::InitProducerId => 0..=5,
             Api::SaslHandshake => 1..=1,
             Api::SaslAuthenticate => 0..=2,
+            Api::DescribeConfigs => 1..=4,
             Api::DescribeProducers => 0..=0,
         }
     }
@@ -61,6 +64,7 @@ impl Api {
             Api::Produce | Api::Metadata => 9,
             Api::ApiVersions => 3,
             Api::InitProducerId | Api::SaslAuthenticate => 2,
+            Api::DescribeConfigs => 4,
             Api::SaslHandshake => i16::MAX,
             Api::DescribeProducers => 0,
         };
@@ -626,6 +630,82 @@ fn active_producer(reader: &mut Reader<'_>) -> Result<(i64, i16, i32), Error> {
     Ok((id, epoch, last_sequence))
 }
 
+/// Kafka's number of a topic among the things that have a configuration.
+const TOPIC_RESOURCE: u8 = 2;
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
+/// Asks how many bytes a batch of a topic may have. Needs DescribeConfigs on it.
+pub(super) fn max_message_bytes_request(head: Head<'_>, topic: &str) -> Vec<u8> {
+    let mut writer = head.write(Api::DescribeConfigs);
+    writer.len(1);
+    writer.put(&[TOPIC_RESOURCE]);
+    writer.string(Some(topic));
+    writer.len(1);
+    writer.string(Some(MAX_MESSAGE_BYTES));
+    writer.no_tags();
+    writer.put(&[0]); // No synonyms,
+    if head.version >= 3 {
+        writer.put(&[0]); // and no documentation.
+    }
+    writer.no_tags();
+    writer.finish()
+}
+
+/// The answer about one topic.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MaxMessageBytes {
+    pub(super) throttle_ms: i32,
+    pub(super) code: i16,
+    /// The broker's words.
+    pub(super) message: Option<String>,
+    /// `None` with an error.
+    pub(super) max_message_bytes: Option<usize>,
+}
+
+pub(super) fn max_message_bytes_answer(
+    version: i16,
+    body: &[u8],
+) -> Result<MaxMessageBytes, Error> {
+    let flexible = Api::DescribeConfigs.is_flexible(version);
+    let mut reader = Reader::new(body, flexible, "DescribeConfigs answer");
+    reader.tags()?;
+    let throttle_ms = reader.i32()?;
+    let mut answers = reader.array(|reader| {
+        let code = reader.i16()?;
+        let message = reader.string()?.map(str::to_owned);
+        let _resource_type = reader.take(1)?;
+        let _topic = reader.string()?;
+        let values = reader.array(|reader| config_value(reader, version))?;
+        reader.tags()?;
+        let max_message_bytes = values.into_iter().flatten().next();
+        Ok(MaxMessageBytes { throttle_ms, code, message, max_message_bytes })
+    })?;
+    reader.tags()?;
+    match answers.len() {
+        1 => Ok(answers.remove(0)),
+        _ => Err(reader.broken()),
+    }
+}
+
+/// Reads a key of a configuration; returns its value if it is the one that was asked for.
+fn config_value(reader: &mut Reader<'_>, version: i16) -> Result<Option<usize>, Error> {
+    let name = reader.string()?;
+    let value = reader.string()?;
+    let _read_only_source_and_sensitive = reader.take(3)?;
+    reader.array(|reader| {
+        let (_name, _value) = (reader.string()?, reader.string()?);
+        let _source = reader.take(1)?;
+        reader.tags()
+    })?;
+    if version >= 3 {
+        let _type = reader.take(1)?;
+        let _documentation = reader.string()?;
+    }
+    reader.tags()?;
+    let value = value.filter(|_| name == Some(MAX_MESSAGE_BYTES));
+    Ok(value.and_then(|value| value.parse().ok()))
+}
+
 /// One batch of a Produce request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProduceItem<'a> {
@@ -763,6 +843,9 @@ mod tests {
     use super::*;
     use kafka_protocol::messages as theirs;
     use kafka_protocol::messages::api_versions_response::ApiVersion;
+    use kafka_protocol::messages::describe_configs_response::{
+        DescribeConfigsResourceResult, DescribeConfigsResult,
+    };
     use kafka_protocol::messages::describe_producers_response::{
         PartitionResponse, ProducerState, TopicResponse,
     };
@@ -1056,6 +1139,46 @@ mod tests {
         let count = bytes.len() - 4;
         bytes.splice(count..=count, [0xff, 0xff, 0xff, 0xff, 0x0f]);
         assert!(describe_producers_answer(&bytes, "a", 7).is_err());
+    }
+
+    #[test]
+    fn a_question_for_the_size_of_batches_is_understood_by_others() {
+        for version in Api::DescribeConfigs.versions() {
+            let bytes = max_message_bytes_request(head(version), "a");
+            let read: theirs::DescribeConfigsRequest =
+                request(Api::DescribeConfigs, version, &bytes);
+            let resource = &read.resources[0];
+            assert_eq!((resource.resource_type, &*resource.resource_name), (2, "a"));
+            assert_eq!(resource.configuration_keys, Some(vec![string("max.message.bytes")]));
+
+            let mut config = DescribeConfigsResourceResult::default();
+            config.name = string("max.message.bytes");
+            config.value = Some(string("65536"));
+            config.config_source = 1;
+            let mut result = DescribeConfigsResult::default();
+            result.resource_name = string("a");
+            result.configs = vec![config];
+            let mut sent = theirs::DescribeConfigsResponse::default()
+                .with_throttle_time_ms(5)
+                .with_results(vec![result]);
+            let bytes = answer(&sent, version);
+            let expected = MaxMessageBytes {
+                throttle_ms: 5,
+                code: 0,
+                message: None,
+                max_message_bytes: Some(65536),
+            };
+            assert_eq!(max_message_bytes_answer(version, &bytes).unwrap(), expected);
+            check_shortened(&bytes, |bytes| max_message_bytes_answer(version, bytes));
+
+            sent.results[0].configs.clear();
+            (sent.results[0].error_code, sent.results[0].error_message) = (29, Some(string("no")));
+            let read = max_message_bytes_answer(version, &answer(&sent, version)).unwrap();
+            let refused = (read.code, read.message.as_deref(), read.max_message_bytes);
+            assert_eq!(refused, (29, Some("no"), None));
+            sent.results.clear();
+            assert!(max_message_bytes_answer(version, &answer(&sent, version)).is_err());
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ use super::partition::{
 };
 use super::record_batch::{EncodedBatch, Encoder, Headers, RecordArena, RecordRef, Stamp};
 use super::verdict::{Verdict, explained, named, verdict};
-use crate::batch::Batch;
+use crate::batch::{Batch, LeftOut, TooLarge};
 use crate::config::{Compression, KafkaConfig};
 use crate::planted::{self, Bug};
 use crate::record::{BatchId, Span};
@@ -104,6 +104,7 @@ enum Command {
     Send(Batch, Sender<Delivery>),
     Describe(Arc<str>, Sender<Delivery>),
     AskLastSequence(SequenceQuestion),
+    AskMaxMessageBytes(SizeQuestion),
     Report(Sender<Report>),
     Opened(Arc<str>, Result<Opened, Error>),
     End,
@@ -118,6 +119,13 @@ pub enum Delivery {
         topic: Arc<str>,
         /// How many partitions it has; at least one.
         n_partitions: i32,
+    },
+    /// How large a batch of a topic may be.
+    MaxMessageBytes {
+        /// Which topic.
+        topic: Arc<str>,
+        /// Its `max.message.bytes`, or why that is not known.
+        known: Result<usize, String>,
     },
     /// What the leader of a partition knows of a producer id.
     LastSequence {
@@ -173,6 +181,8 @@ pub struct Receipt {
     pub base_offset: i64,
     /// What the broker can never take, in order.
     pub rejects: Vec<Rejected>,
+    /// What was cut off its records.
+    pub left_out: LeftOut,
     /// Whether records of it may stand in the log twice, for the broker had forgotten us.
     pub may_repeat: bool,
 }
@@ -237,6 +247,13 @@ impl Producer {
         self.handle.line.n_rounds.load(Ordering::Relaxed)
     }
 
+    /// Asks how large a batch of a topic may be. Answered by one [`Delivery::MaxMessageBytes`].
+    pub fn ask_max_message_bytes(&self, topic: &Arc<str>, reply: &Sender<Delivery>) {
+        let (topic, reply) = (topic.clone(), reply.clone());
+        let question = Question { wanted: true, ..Question::default() };
+        self.handle.line.say(Command::AskMaxMessageBytes(SizeQuestion { topic, reply, question }));
+    }
+
     /// Returns what asks the thread how delivery is, for as long as the producer lives.
     pub fn reporter(&self) -> Reporter {
         Reporter { line: self.handle.line.clone() }
@@ -283,12 +300,20 @@ struct SequenceQuestion {
     question: Question,
 }
 
+/// A question about a topic that any broker answers.
+struct SizeQuestion {
+    topic: Arc<str>,
+    reply: Sender<Delivery>,
+    question: Question,
+}
+
 /// What a request on its way was for.
 #[derive(Debug)]
 enum Request {
     Metadata,
     ProducerId,
     LastSequence(Arc<str>, i32),
+    MaxMessageBytes(Arc<str>),
     Produce(Vec<Sent>),
 }
 
@@ -349,6 +374,8 @@ struct Slot {
     not_before: Option<Instant>,
     last_arrival: Option<Instant>,
     is_troubled: bool,
+    /// Said once, for where one record is too large others will be.
+    has_cut_a_record: bool,
 }
 
 impl Slot {
@@ -364,6 +391,9 @@ struct Origin {
     reply: Sender<Delivery>,
     /// When it was handed over.
     since: Instant,
+    too_large: Option<TooLarge>,
+    /// Its pieces are not the whole of it any more.
+    is_cut: bool,
 }
 
 struct Worker {
@@ -391,6 +421,7 @@ struct Worker {
     metadata_at: Instant,
     producer_id: Question,
     sequence_questions: Vec<SequenceQuestion>,
+    size_questions: Vec<SizeQuestion>,
     waiting: Vec<(Arc<str>, Sender<Delivery>)>,
     health: Health,
     fatal: Option<String>,
@@ -437,6 +468,7 @@ impl Worker {
             metadata_at: Instant::now(),
             producer_id: wanted(),
             sequence_questions: Vec::new(),
+            size_questions: Vec::new(),
             waiting: Vec::new(),
             health: Health::default(),
             fatal: None,
@@ -457,6 +489,7 @@ impl Worker {
                         self.care_about(&question.topic);
                         self.sequence_questions.push(question);
                     }
+                    Command::AskMaxMessageBytes(question) => self.size_questions.push(question),
                     // Who asked may be gone.
                     Command::Report(reply) => _ = reply.send(self.report(now)),
                     Command::Opened(address, opened) => self.opened(address, opened, now),
@@ -509,6 +542,7 @@ impl Worker {
             n_records,
             base_offset: -1,
             rejects: Vec::new(),
+            left_out: LeftOut::default(),
             may_repeat: false,
         };
         let (encoded, arena) = match self.encoder.encode(batch.records) {
@@ -519,7 +553,10 @@ impl Worker {
             }
         };
         tell(&reply, Delivery::Recycled(arena));
-        self.origins.insert(origin, Origin { n_pieces: 1, receipt, reply, since: now });
+        let too_large = batch.too_large;
+        let (n_pieces, since, is_cut) = (1, now, false);
+        let waiting = Origin { n_pieces, receipt, reply, since, too_large, is_cut };
+        self.origins.insert(origin, waiting);
         if n_records == 0 {
             return self.finish_piece(origin, -1);
         }
@@ -554,6 +591,7 @@ impl Worker {
             not_before: None,
             last_arrival: None,
             is_troubled: false,
+            has_cut_a_record: false,
         });
         self.slot_by_name.insert((topic, index), slot);
         slot
@@ -657,6 +695,7 @@ impl Worker {
                 Request::LastSequence(topic, partition) => {
                     self.ask_sequence_again(&topic, partition, now);
                 }
+                Request::MaxMessageBytes(topic) => self.ask_size_again(&topic, now),
                 Request::Produce(batches) => {
                     for sent in batches {
                         self.answered(&sent, Outcome::Unknown, now);
@@ -763,8 +802,12 @@ impl Worker {
         for n in (0..self.sequence_questions.len()).rev() {
             self.ask_leader(n, now);
         }
-        let others = self.sequence_questions.iter().map(|asked| &asked.question);
-        for question in others.chain([&self.metadata, &self.producer_id]) {
+        for n in (0..self.size_questions.len()).rev() {
+            self.ask_size(n, now);
+        }
+        let sequences = self.sequence_questions.iter().map(|asked| &asked.question);
+        let sizes = self.size_questions.iter().map(|asked| &asked.question);
+        for question in sequences.chain(sizes).chain([&self.metadata, &self.producer_id]) {
             if question.wanted
                 && let Some(time) = question.not_before.filter(|time| *time > now)
             {
@@ -806,6 +849,72 @@ impl Worker {
                 out.push_back(Bytes::Frame(request));
             },
         );
+    }
+
+    /// Asks any broker how large a batch of a topic may be, unless that is under way.
+    fn ask_size(&mut self, n: usize, now: Instant) {
+        if !self.size_questions[n].question.is_due(now) {
+            return;
+        }
+        let Some(address) = self.any_broker(now) else {
+            return;
+        };
+        let Some(Link::Up(connection)) = self.links.get_mut(&address) else {
+            return;
+        };
+        let topic = self.size_questions[n].topic.clone();
+        let Some(version) = connection.version_if_known(Api::DescribeConfigs) else {
+            let reason = format!("{address} does not know DescribeConfigs");
+            return self.answer_size(&topic, Err(reason));
+        };
+        self.size_questions[n].question.under_way = true;
+        connection.send(
+            version,
+            &self.config.client_id,
+            Request::MaxMessageBytes(topic.clone()),
+            now,
+            |head, out| {
+                out.push_back(Bytes::Frame(messages::max_message_bytes_request(head, &topic)));
+            },
+        );
+    }
+
+    fn ask_size_again(&mut self, topic: &Arc<str>, now: Instant) {
+        let retry_at = now + self.config.retry_backoff_max;
+        let mut asked = self.size_questions.iter_mut().filter(|asked| asked.topic == *topic);
+        if let Some(asked) = asked.next() {
+            asked.question.ask_again(retry_at);
+        }
+    }
+
+    fn answer_size(&mut self, topic: &Arc<str>, known: Result<usize, String>) {
+        if let Some(n) = self.size_questions.iter().position(|asked| asked.topic == *topic) {
+            let SizeQuestion { topic, reply, .. } = self.size_questions.swap_remove(n);
+            tell(&reply, Delivery::MaxMessageBytes { topic, known });
+        }
+    }
+
+    fn learn_size(
+        &mut self,
+        address: &Arc<str>,
+        topic: &Arc<str>,
+        (version, body): (i16, &[u8]),
+        now: Instant,
+    ) -> Result<(), Error> {
+        let answer = messages::max_message_bytes_answer(version, body)?;
+        self.throttle(address, answer.throttle_ms, now);
+        match (verdict(answer.code), answer.max_message_bytes) {
+            (Verdict::Arrived, Some(bytes)) => self.answer_size(topic, Ok(bytes)),
+            (Verdict::Refresh | Verdict::Retry, _) => self.ask_size_again(topic, now),
+            _ => {
+                let reason = match answer.code {
+                    29 => "DescribeConfigs on the topic is not granted".into(),
+                    code => explained(code, answer.message.as_deref()),
+                };
+                self.answer_size(topic, Err(reason));
+            }
+        }
+        Ok(())
     }
 
     fn ask_sequence_again(&mut self, topic: &Arc<str>, partition: i32, now: Instant) {
@@ -1079,8 +1188,8 @@ impl Worker {
             n_bytes += len;
             if let (Some(journal), Some(stamp)) = (&mut self.journal, new_stamp) {
                 let origin = &self.origins[&origin];
-                // A part of a batch: the journal knows that it was cut.
-                if origin.receipt.n_records == n_records {
+                // Of a part of a batch the journal knows that it was cut.
+                if !origin.is_cut {
                     journal.sent(origin.receipt.batch, n_records, stamp);
                 }
             }
@@ -1323,11 +1432,18 @@ impl Worker {
         let mut parts = [RecordArena::default(), RecordArena::default()];
         let mut rejects = Vec::new();
         let reason = explained(refusal.code, refusal.message.as_deref());
+        let origin = self.origins.get_mut(&piece.origin);
+        let origin = origin.expect("an origin stays as long as it has pieces");
         let is_halved = refusal.records.is_empty() || verdict(refusal.code) == Verdict::Halve;
         for (n, record) in arena.iter().enumerate() {
             let named = refusal.records.iter().find(|(i, _)| *i == n as i32);
             if is_halved && piece.n_records == 1 {
-                rejects.push(rejected(record, reason.clone(), refusal.code));
+                let too_large =
+                    origin.too_large.filter(|_| verdict(refusal.code) == Verdict::Halve);
+                match too_large.and_then(|cut| cut(&record, &mut parts)) {
+                    Some(left_out) => origin.receipt.left_out.add(left_out),
+                    None => rejects.push(rejected(record, reason.clone(), refusal.code)),
+                }
             } else if is_halved {
                 let half = usize::from(n >= piece.n_records as usize / 2);
                 push_again(&mut parts[half], record);
@@ -1362,14 +1478,19 @@ impl Worker {
         if !rejects.is_empty() {
             let n = rejects.len();
             warn!("{}: {n} record(s) refused for good: {reason}", slot.subject());
-        } else if pieces.len() > 1 {
-            debug!("{}: batch cut in two: {reason}", slot.subject());
+        } else if is_halved && piece.n_records == 1 && !slot.has_cut_a_record {
+            slot.has_cut_a_record = true;
+            let subject = slot.subject();
+            warn!("{subject}: a record is cut, and so will others be: {reason}");
+        } else {
+            debug!("{}: batch cut: {reason}", slot.subject());
         }
         let origin = self.origins.get_mut(&piece.origin);
         let origin = origin.expect("an origin stays as long as it has pieces");
         if let Some(journal) = &mut self.journal {
             journal.cut(origin.receipt.batch);
         }
+        origin.is_cut = true;
         origin.n_pieces += pieces.len();
         origin.receipt.rejects.append(&mut rejects);
         slot.partition.put_back(pieces);
@@ -1611,6 +1732,13 @@ impl Worker {
                 let learnt = self.learn_sequence(address, (&topic, partition), &body, now);
                 if learnt.is_err() {
                     self.ask_sequence_again(&topic, partition, now);
+                }
+                learnt
+            }
+            Request::MaxMessageBytes(topic) => {
+                let learnt = self.learn_size(address, &topic, (version, &body), now);
+                if learnt.is_err() {
+                    self.ask_size_again(&topic, now);
                 }
                 learnt
             }

@@ -31,7 +31,7 @@ use super::Error;
 use crate::config::Compression;
 
 /// Bytes of a RecordBatch before its records.
-const HEADER_LEN: usize = 61;
+pub const HEADER_LEN: usize = 61;
 /// Where `crc` stands; what it covers begins 4 bytes on.
 const CRC_AT: usize = 17;
 /// Where the producer id stands; epoch and base sequence follow it.

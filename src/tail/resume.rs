@@ -39,7 +39,7 @@ use super::multiline::{Event, EventBuffer, Limits};
 use super::policy::Filter;
 use super::registry::Entry;
 use super::restored::Restored;
-use super::{Content, Hub, Life};
+use super::{Content, Hub, Life, too_large};
 use crate::batch::Batch;
 use crate::kafka::producer::LastSequence;
 use crate::kafka::read_back::{Beginning, Found, Outcome, ReadBackError, read_back};
@@ -722,6 +722,7 @@ impl Hub<'_> {
             records,
             spans,
             stamp: sent.stamp,
+            too_large: too_large::rule(self.config.tail.record_too_large),
         };
         self.producer.send(batch, &self.replies);
     }

@@ -124,6 +124,7 @@ pub fn send(
         records: arena(samples),
         spans: vec![Span::new(SourceId(1), id, id + 1)],
         stamp: None,
+        too_large: None,
     };
     producer.send(batch, reply);
 }
