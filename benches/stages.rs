@@ -3,14 +3,13 @@
 //! `cargo bench --bench stages` prints a line a stage: CPU time of the fastest of some rounds,
 //! over the logs in `tests/data/logs`, so that a busy machine does not show.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use log_shipper::config::{Compression, Encoding, IndexConfig, LineTooLong, Multiline};
+use log_shipper::config::{Compression, Config, Encoding, IndexConfig, LineTooLong, Multiline};
 use log_shipper::index::document::{DocumentWriter, write_string};
 use log_shipper::index::elasticsearch::BulkBody;
 use log_shipper::index::event::Event;
@@ -19,13 +18,13 @@ use log_shipper::index::index_name::IndexName;
 use log_shipper::index::kafka_log;
 use log_shipper::index::origin::{Header, Origin};
 use log_shipper::index::route::Router;
-use log_shipper::index::time::TimeReader;
 use log_shipper::kafka::record_batch::{Encoder, RecordArena};
 use log_shipper::tail::encode::Origin as TailOrigin;
 use log_shipper::tail::fingerprint::{Checksum, Inode};
 use log_shipper::tail::lines::LineRule;
 use log_shipper::tail::multiline::{Event as TailEvent, EventBuffer, Limits};
 use log_shipper::tail::registry::{Entry, StoredPath, format};
+use log_shipper::time::TimeReader;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Rounds over all events; the fastest counts.
@@ -141,8 +140,13 @@ fn compress(events: &[String]) {
 const BATCH_BYTES: usize = 1_000_000;
 
 fn tail_origin() -> TailOrigin {
-    let path = b"/var/log/kafka/server.log";
-    TailOrigin::new("broker-1.example.org", path, "fd01-a0b1c2-66f0e1d2", &BTreeMap::new())
+    let path = "/var/log/kafka/server.log";
+    let text = format!(
+        "kafka.bootstrap_servers = [\"a:1\"]\n[[input]]\npaths = [{path:?}]\ntopic = \"broker-logs\""
+    );
+    let config = Config::parse(&text, Path::new("shipper.toml")).expect("right");
+    let (input, path) = (&config.input[0], Path::new(path));
+    TailOrigin::new(input, "broker-1.example.org", path, "fd01-a0b1c2-66f0e1d2")
 }
 
 fn plain_event(text: &str) -> TailEvent {

@@ -21,11 +21,13 @@ mod problems;
 mod reader;
 mod relations;
 mod tables;
+mod template;
 #[cfg(test)]
 mod tests;
 mod values;
 
 pub use problems::{Problem, Problems};
+pub use template::{Names, Template};
 pub use values::{show_bytes, show_duration};
 
 /// The whole file.
@@ -275,8 +277,19 @@ pub struct InputConfig {
     /// Read what a symbolic link under `paths` leads to, and follow the link when it is switched.
     /// Default: `false`, for whoever may write to the folder could have any file shipped.
     pub follow_symlinks: bool,
-    /// The topic for the events. No default: must be given.
-    pub topic: String,
+    /// The topic for the events. `{host}`, `{file}` and `{folder}` stand for the names of host, file
+    /// and its folder, `{NAME}` for one of `fields`; what no topic's name can have becomes `_`. No
+    /// default: must be given.
+    pub topic: Template,
+    /// The key of the records, from which the partition follows: `file`, host and path; `host`;
+    /// `none`, no key, and each batch goes to another partition, so that the events of a file are
+    /// not in order; or a text with `{host}`, `{file}`, `{folder}`, `{path}` and `{NAME}`. Default:
+    /// `file`. Events of a file are in order wherever there is a key.
+    pub key: Key,
+    /// The time stamp of the records: `read`, when they were read, or `event`, the time that the
+    /// event begins with, unless there is none or it has not come yet. Old events can be deleted by
+    /// `retention.ms` of the topic as soon as they are there. Default: `read`.
+    pub timestamp: TimestampPolicy,
     /// How lines become events: a profile (`kafka`, `java`, `python`, or `none`: each line is one),
     /// `start` (a regular expression: a line that matches starts one), `continuation` (a line that
     /// matches belongs to the one before) or `count` (so many lines are one). Default:
@@ -310,6 +323,48 @@ pub struct InputConfig {
     pub exclude_events: Vec<regex::bytes::Regex>,
     /// Sent with each record as headers of these names. Default: none.
     pub fields: BTreeMap<String, String>,
+}
+
+impl InputConfig {
+    /// Returns what names in templates stand for.
+    pub fn names<'a>(&'a self, host: &'a str, path: &'a Path) -> Names<'a> {
+        Names { host, path, fields: &self.fields }
+    }
+}
+
+/// The key of records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// Host and path.
+    File,
+    /// The host.
+    Host,
+    /// None.
+    None,
+    /// What the operator says.
+    Template(Template),
+}
+
+impl Key {
+    /// Returns the key of what is written under a path, `None` for none.
+    pub fn of(&self, names: &Names<'_>) -> Option<Vec<u8>> {
+        use std::os::unix::ffi::OsStrExt;
+        match self {
+            Key::File => Some([names.host.as_bytes(), names.path.as_os_str().as_bytes()].concat()),
+            Key::Host => Some(names.host.as_bytes().to_vec()),
+            Key::None => None,
+            Key::Template(template) => Some(template.render(names)),
+        }
+    }
+}
+
+/// The time stamp of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimestampPolicy {
+    /// When they were read.
+    Read,
+    /// When the event says it happened.
+    Event,
 }
 
 /// How lines become events.

@@ -19,7 +19,6 @@ pub mod index_name;
 pub mod kafka_log;
 pub mod origin;
 pub mod route;
-pub mod time;
 pub mod worker;
 
 use std::collections::HashMap;

@@ -43,3 +43,4 @@ pub mod secret;
 pub mod service;
 pub mod status;
 pub mod tail;
+pub mod time;

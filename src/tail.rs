@@ -43,7 +43,6 @@ use std::io::{
     self,
     ErrorKind::{QuotaExceeded, StorageFull},
 };
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -330,6 +329,8 @@ struct Finished {
 struct OpenBatch {
     topic: Arc<str>,
     partition: i32,
+    /// Partitions that batches go round, one after the other, where records have no key; else 0.
+    n_keyless: i32,
     /// Bytes of records after which it is sealed.
     bytes_max: usize,
     records: RecordArena,
@@ -914,8 +915,8 @@ impl<'a> Hub<'a> {
         let file_id = life.file_id.get_or_insert_with(|| {
             fingerprint::file_id(life.harvester.stat(), life.number, content)
         });
-        let path = stream.path.as_os_str().as_bytes();
-        life.origin = Some(Origin::new(&self.config.host, path, file_id, &stream.input.fields));
+        let Stream { input, path, .. } = stream;
+        life.origin = Some(Origin::new(input, &self.config.host, path, file_id));
         // Whatever the journal says of it, it does not say this.
         life.journal = 0;
         if let Some(arrived) = self.arrivals.remove(file_id) {
@@ -965,6 +966,9 @@ impl<'a> Hub<'a> {
             stamp: None,
             ground: open.take_segments(),
         };
+        if open.n_keyless > 0 {
+            open.partition = (open.partition + 1) % open.n_keyless;
+        }
         if let Some(news) = news {
             self.tell_of_feedback(news, &batch.spans);
         }
@@ -1090,7 +1094,8 @@ impl<'a> Hub<'a> {
         self.rejected.append(&receipt)?;
         let n_rejected = receipt.rejects.len() as u64;
         let is_its = |open: &&mut OpenBatch| {
-            open.partition == receipt.partition && open.topic == receipt.topic
+            open.topic == receipt.topic
+                && (open.partition == receipt.partition || open.n_keyless > 0)
         };
         if let Some(open) = self.open.iter_mut().find(is_its) {
             open.feedback.on_acked(Instant::now());
@@ -1159,8 +1164,12 @@ impl<'a> Hub<'a> {
                 show_bytes(batch.bytes_max)
             );
         }
-        for (n, input) in self.config.input.iter().enumerate() {
-            if input.topic == **topic && input.event_bytes_max > max {
+        for (n, input) in self.inputs.iter().enumerate() {
+            let is_its = self
+                .streams
+                .iter()
+                .any(|stream| stream.topic == *topic && Arc::ptr_eq(&stream.input, input));
+            if is_its && input.event_bytes_max > max {
                 log::warn!(
                     "topic {topic:?}: takes no record larger than {} (max.message.bytes), \
                      compressed, and input[{n}].event_bytes_max is {}: what is larger is dealt with \
@@ -1180,9 +1189,17 @@ impl<'a> Hub<'a> {
 
     fn assign_slot(&mut self, at: usize, n_partitions: i32) {
         let topic = Arc::clone(&self.streams[at].topic);
-        let key = encode::key(&self.config.host, self.streams[at].path.as_os_str().as_bytes());
-        let partition = partition_for(&key, n_partitions);
-        self.hold_if_resuming(at, &topic, partition);
+        let Stream { input, path, .. } = &self.streams[at];
+        let key = input.key.of(&input.names(&self.config.host, path));
+        // Batches without a key go round all partitions; this host's begin at one of its own.
+        let by = key.as_deref().unwrap_or(self.config.host.as_bytes());
+        let partition = partition_for(by, n_partitions);
+        let is_keyless = key.is_none();
+        if is_keyless {
+            (0..n_partitions).for_each(|partition| self.hold_if_resuming(at, &topic, partition));
+        } else {
+            self.hold_if_resuming(at, &topic, partition);
+        }
         self.hold_if_suspect(at);
         let stream = &mut self.streams[at];
         if stream.n_holds > 0 {
@@ -1190,11 +1207,17 @@ impl<'a> Hub<'a> {
         }
         let known_max = self.batch_bytes_max.get(&stream.topic).copied().unwrap_or(usize::MAX);
         let bytes_max = self.config.batch.bytes_max.min(known_max);
-        let same = |open: &OpenBatch| open.topic == stream.topic && open.partition == partition;
+        let n_keyless = if is_keyless { n_partitions } else { 0 };
+        let same = |open: &OpenBatch| {
+            open.topic == stream.topic
+                && open.n_keyless == n_keyless
+                && (is_keyless || open.partition == partition)
+        };
         stream.slot = Some(self.open.iter().position(same).unwrap_or_else(|| {
             self.open.push(OpenBatch {
                 topic: Arc::clone(&stream.topic),
                 partition,
+                n_keyless,
                 bytes_max,
                 records: RecordArena::default(),
                 spans: Vec::new(),

@@ -4,7 +4,7 @@
 //! that are sent, Produce needs Write on the topic, Metadata Describe, DescribeProducers and Fetch
 //! Read, and whoever may write to any topic may have a producer id (KIP-679, Kafka 2.8 and later).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -53,17 +53,20 @@ fn commands(config: &Config, principal: Option<&str>) -> Result<String, String> 
     };
     let mut lines = Lines { config, principal, text: String::new() };
     if !config.input.is_empty() {
-        lines.text += "# tail; Read is for a start after a crash, which looks what had arrived, DescribeConfigs\n\
-                       # for max.message.bytes: batches are kept below it\n\
+        lines.text += "# tail; Read is for a start after a crash, which looks what had arrived,\n\
+                       # DescribeConfigs for max.message.bytes, below which batches are kept\n\
                        # (Kafka before 2.8 also needs --operation IdempotentWrite --cluster)\n";
-        let mut topics = Topics::new();
-        for input in &config.input {
-            topics.insert(
-                &input.topic,
-                lines.to_write(&["Write", "Describe", "Read", "DescribeConfigs"]),
-            );
+        let topics: BTreeSet<_> = config.input.iter().map(|input| input.topic.fixed()).collect();
+        let needed = lines.to_write(&["Write", "Describe", "Read", "DescribeConfigs"]);
+        for (topic, is_whole) in topics {
+            match (is_whole, topic) {
+                (true, topic) => lines.put(&needed, "topic", topic),
+                (false, "") => lines.put(&needed, "topic", "*"),
+                (false, topic) => {
+                    lines.put(&needed, "resource-pattern-type prefixed --topic", topic);
+                }
+            }
         }
-        topics.iter().for_each(|(topic, operations)| lines.put(operations, "topic", topic));
     }
     if let Some(index) = &config.index {
         lines.text += "# index\n";
@@ -169,10 +172,11 @@ mod tests {
                     [archive]\ndir = \"/archive\"";
         let add = "kafka-acls --bootstrap-server a:1,b:2 --add --allow-principal";
         let expected = format!(
-            "# tail; Read is for a start after a crash, which looks what had arrived\n\
+            "# tail; Read is for a start after a crash, which looks what had arrived,\n\
+             # DescribeConfigs for max.message.bytes, below which batches are kept\n\
              # (Kafka before 2.8 also needs --operation IdempotentWrite --cluster)\n\
              {add} 'User:log shipper' --operation Write --operation Describe --operation Read \
-             --topic logs\n\
+             --operation DescribeConfigs --topic logs\n\
              # index\n\
              {add} 'User:log shipper' --operation Write --operation Describe --topic errors\n\
              {add} 'User:log shipper' --operation Describe --operation Read --topic logs\n\
@@ -185,9 +189,20 @@ mod tests {
         let tail = "[[input]]\npaths = [\"/a\"]\ntopic = \"logs\"";
         let text = commands(&config("allow_auto_create_topics = true", tail), None).unwrap();
         assert!(text.contains("User:ANONYMOUS"), "{text}");
-        assert!(text.contains("--operation Read --operation Create --topic logs\n"), "{text}");
+        assert!(
+            text.contains("--operation DescribeConfigs --operation Create --topic logs\n"),
+            "{text}"
+        );
         let text = commands(&config("", tail), Some("User:it's")).unwrap();
         assert!(text.contains(r"'User:it'\''s'"), "{text}");
+        for (topic, resource) in [
+            ("logs.{file}", "--resource-pattern-type prefixed --topic logs.\n"),
+            ("{host}.logs", "--topic '*'\n"),
+        ] {
+            let tail = format!("[[input]]\npaths = [\"/a\"]\ntopic = {topic:?}");
+            let text = commands(&config("", &tail), None).unwrap();
+            assert!(text.ends_with(&format!("--operation DescribeConfigs {resource}")), "{text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use super::problems::Problems;
 use super::values::{show_bytes, show_duration, topic};
-use super::{Config, Destination, Encoding, IndexConfig, InputConfig, KafkaConfig, SaslMechanism};
+use super::{
+    Config, Destination, Encoding, IndexConfig, InputConfig, KafkaConfig, Key, SaslMechanism,
+    Template,
+};
 
 /// What a record needs besides its value and static fields: key and headers, which hold the path
 /// twice (at most 4 KiB each), the host, and numbers.
@@ -112,6 +115,7 @@ fn check_inputs(config: &Config, problems: &mut Problems) {
             );
             problems.add_relation(&[&event_key, &line_key], what);
         }
+        check_names(n, input, problems);
         let fields = input.fields.iter();
         let fields_bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
         let overhead = OVERHEAD_MAX + fields_bytes;
@@ -133,6 +137,22 @@ fn check_inputs(config: &Config, problems: &mut Problems) {
                 problems.add(&format!("input[{n}].paths[{i}]"), what);
             }
         }
+    }
+}
+
+/// Names in braces must stand for something.
+fn check_names(n: usize, input: &InputConfig, problems: &mut Problems) {
+    let mut note = |key: &str, template: &Template| {
+        if let Some(name) = template.unknown_name(&input.fields) {
+            let what = format!(
+                "{{{name}}} is none of {{host}}, {{file}}, {{folder}}, {{path}}, nor one of fields"
+            );
+            problems.add_relation(&[&format!("input[{n}].{key}")], what);
+        }
+    };
+    note("topic", &input.topic);
+    if let Key::Template(template) = &input.key {
+        note("key", template);
     }
 }
 

@@ -13,8 +13,8 @@ use super::values::{
 use super::{
     ArchiveConfig, BatchConfig, Compression, Config, Destination, DropPageCache,
     ElasticsearchConfig, Encoding, EndpointIdentification, IndexConfig, InputConfig, KafkaConfig,
-    LineTooLong, Multiline, RecordTooLarge, RouteConfig, SaslMechanism, SecurityProtocol, StartAt,
-    TailConfig,
+    Key, LineTooLong, Multiline, RecordTooLarge, RouteConfig, SaslMechanism, SecurityProtocol,
+    StartAt, TailConfig, Template, TimestampPolicy,
 };
 
 /// A record's number within a RecordBatch is a signed 32-bit integer.
@@ -192,7 +192,14 @@ fn input(t: &mut Table) -> InputConfig {
         paths: t.list("paths", path_glob),
         exclude: t.list("exclude", path_or_name_glob),
         follow_symlinks: t.bool("follow_symlinks", false),
-        topic: t.string("topic", topic).unwrap_or_default(),
+        topic: t.string("topic", topic_template).unwrap_or_else(no_topic),
+        key: t.string("key", key).unwrap_or(Key::File),
+        timestamp: t
+            .one_of(
+                "timestamp",
+                &[("read", TimestampPolicy::Read), ("event", TimestampPolicy::Event)],
+            )
+            .unwrap_or(TimestampPolicy::Read),
         multiline: t
             .table(
                 "multiline",
@@ -223,6 +230,39 @@ fn input(t: &mut Table) -> InputConfig {
             }
             Ok(value.to_owned())
         }),
+    }
+}
+
+/// Stands for a topic that was not given, which is a problem already.
+fn no_topic() -> Template {
+    Template::parse("").expect("no brace")
+}
+
+/// Reads the name of a topic, with or without names in braces.
+fn topic_template(text: &str) -> Result<Template, String> {
+    let template = Template::parse(text)?;
+    // What stands in for names is made legal; what stands beside them must be.
+    let without_names = template.show_with("x");
+    match topic(&without_names) {
+        Ok(_) => Ok(template),
+        Err(_) if without_names == text => topic(text).map(|_| template),
+        Err(_) => Err(format!(
+            "must be 1 to 249 letters, digits, dots, underscores and dashes beside names in \
+             braces, not {text:?}"
+        )),
+    }
+}
+
+fn key(text: &str) -> Result<Key, String> {
+    match text {
+        "file" => Ok(Key::File),
+        "host" => Ok(Key::Host),
+        "none" => Ok(Key::None),
+        text if text.contains(['{', '}']) => Template::parse(text).map(Key::Template),
+        text => Err(format!(
+            "must be file, host, none, or a text with names in braces as \"{{host}}/{{file}}\", not \
+             {text:?}"
+        )),
     }
 }
 

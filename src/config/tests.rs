@@ -427,6 +427,16 @@ fn patterns_of_files_and_lines_are_compiled() {
         "input[0].event_lines_max: must be between 1 and 2147483647, not 0",
     );
     check_input(
+        "key = \"line\"",
+        "input[0].key: must be file, host, none, or a text with names in braces as \
+         \"{host}/{file}\", not \"line\"",
+    );
+    check_input(
+        "key = \"{rack}\"",
+        "input[0].key: {rack} is none of {host}, {file}, {folder}, {path}, nor one of fields",
+    );
+    check_input("key = \"{host\"", "input[0].key: has a brace without its other: \"{host\"");
+    check_input(
         "line_too_long = \"cut\"",
         "input[0].line_too_long: must be one of truncate, split, not \"cut\"",
     );

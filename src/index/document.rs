@@ -11,7 +11,7 @@ use super::event::lossy;
 use super::fields::Fields;
 use super::kafka_log::Level;
 use super::origin::write_number;
-use super::time::TimeWriter;
+use crate::time::TimeWriter;
 
 /// Tag of an event whose bytes were not all UTF-8.
 pub const INVALID_UTF8: &str = "invalid_utf8";
@@ -198,7 +198,7 @@ mod tests {
     use crate::index::fields::Field;
     use crate::index::kafka_log::parse;
     use crate::index::origin::{Header, Origin};
-    use crate::index::time::TimeReader;
+    use crate::time::TimeReader;
 
     const HEADERS: [Header; 6] = [
         ("host", b"broker-1"),

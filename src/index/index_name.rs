@@ -4,7 +4,7 @@
 //! event's text either, so that reading a topic again, or with a better parser, meets each
 //! document in the index where it already is.
 
-use super::time::UtcHour;
+use crate::time::UtcHour;
 
 /// A pattern for index names, e.g. `broker-logs-{yyyy.MM.dd}`.
 #[derive(Debug)]

@@ -15,7 +15,7 @@
 
 use memchr::{memchr, memrchr};
 
-use super::time::{EventTime, TimeReader};
+use crate::time::{EventTime, TimeReader};
 
 /// The fields of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -178,7 +178,7 @@ mod tests {
     use crate::index::event::Event;
     use crate::index::kafka_log::parse;
     use crate::index::origin::{DLQ_REASON, Header, Origin, ROUTE_NAME};
-    use crate::index::time::TimeReader;
+    use crate::time::TimeReader;
 
     fn index_config(index_errors: bool) -> IndexConfig {
         IndexConfig {

@@ -33,7 +33,7 @@ use super::index_name::IndexName;
 use super::kafka_log;
 use super::origin::{DLQ_REASON, Header, Origin, ROUTE_NAME};
 use super::route::Router;
-use super::time::TimeReader;
+use crate::time::TimeReader;
 
 /// How often a worker that waits looks whether it is to give up.
 const GIVE_UP_LOOK: Duration = Duration::from_millis(50);

@@ -216,10 +216,10 @@ mod tests {
     }
 
     fn config(bootstrap_servers: &[&str], fallback: &[&str]) -> KafkaConfig {
-        let text = format!(
-            "kafka.bootstrap_servers = {bootstrap_servers:?}\n\
-             kafka.bootstrap_servers_fallback = {fallback:?}"
-        );
+        let mut text = format!("kafka.bootstrap_servers = {bootstrap_servers:?}\n");
+        if !fallback.is_empty() {
+            text += &format!("kafka.bootstrap_servers_fallback = {fallback:?}\n");
+        }
         Config::parse(&text, Path::new("shipper.toml")).unwrap().kafka
     }
 

@@ -1156,7 +1156,7 @@ mod tests {
             config.value = Some(string("65536"));
             config.config_source = 1;
             let mut result = DescribeConfigsResult::default();
-            result.resource_name = string("a");
+            (result.resource_name, result.error_message) = (string("a"), None);
             result.configs = vec![config];
             let mut sent = theirs::DescribeConfigsResponse::default()
                 .with_throttle_time_ms(5)

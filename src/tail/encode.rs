@@ -16,10 +16,16 @@
 //! Together they prove from the topic alone which bytes of a file arrived; what they leave out are
 //! runs of NULs and events that a filter dropped.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+use jiff::tz::TimeZone;
+
+use crate::config::{InputConfig, TimestampPolicy};
 use crate::kafka::record_batch::{Headers, RecordArena, put_header};
 use crate::tail::multiline::Event;
+use crate::time::TimeReader;
 
 /// Headers that the walk writes itself; static fields cannot have these names.
 pub const OWN_HEADERS: [&str; 10] = [
@@ -47,27 +53,30 @@ pub struct Rest<'a> {
 /// What all records of one life of a file share.
 #[derive(Debug)]
 pub struct Origin {
-    key: Vec<u8>,
+    key: Option<Vec<u8>>,
     fixed: Vec<u8>,
     n_fixed: u32,
+    /// Reads the times of events, where those are the time stamps; it remembers the hour.
+    times: Option<RefCell<TimeReader>>,
 }
 
 impl Origin {
     /// Encodes what is the same for all records: the key and the fixed headers.
-    pub fn new(
-        host: &str,
-        path: &[u8],
-        file_id: &str,
-        fields: &BTreeMap<String, String>,
-    ) -> Origin {
+    pub fn new(input: &InputConfig, host: &str, path: &Path, file_id: &str) -> Origin {
         let mut fixed = Vec::new();
         put_header(&mut fixed, "host", host.as_bytes());
-        put_header(&mut fixed, "path", path);
+        put_header(&mut fixed, "path", path.as_os_str().as_bytes());
         put_header(&mut fixed, "file_id", file_id.as_bytes());
-        for (name, value) in fields {
+        for (name, value) in &input.fields {
             put_header(&mut fixed, name, value.as_bytes());
         }
-        Origin { key: key(host, path), fixed, n_fixed: 3 + fields.len() as u32 }
+        let has_times = input.timestamp == TimestampPolicy::Event;
+        Origin {
+            key: input.key.of(&input.names(host, path)),
+            fixed,
+            n_fixed: 3 + input.fields.len() as u32,
+            times: has_times.then(|| RefCell::new(TimeReader::new(TimeZone::system()))),
+        }
     }
 
     /// Appends the event to a batch; `varying` is scratch.
@@ -116,20 +125,23 @@ impl Origin {
             count += 2;
         }
         let headers = Headers { count, fixed: &self.fixed, varying };
-        records.push(timestamp_ms, Some(&self.key), content, headers);
+        let timestamp_ms = self.time_of(content).map_or(timestamp_ms, |ms| ms.min(timestamp_ms));
+        records.push(timestamp_ms, self.key.as_deref(), content, headers);
+    }
+
+    /// Returns the time that an event begins with, where that is its time stamp.
+    fn time_of(&self, content: &[u8]) -> Option<i64> {
+        let mut times = self.times.as_ref()?.borrow_mut();
+        let text = content.strip_prefix(b"[").unwrap_or(content);
+        times.read(text).map(|(time, _)| time.ms)
     }
 
     /// Bytes that a record takes beside its value, at most.
     pub fn overhead(&self) -> usize {
         /// Record head, the varying headers with numbers of 20 digits, and their names.
         const VARYING: usize = 280;
-        self.key.len() + self.fixed.len() + VARYING
+        self.key.as_ref().map_or(0, Vec::len) + self.fixed.len() + VARYING
     }
-}
-
-/// Returns the key of a stream: host and path. All its records go to one partition.
-pub fn key(host: &str, path: &[u8]) -> Vec<u8> {
-    [host.as_bytes(), path].concat()
 }
 
 fn put_number(out: &mut Vec<u8>, name: &str, mut number: u64) {

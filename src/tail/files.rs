@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -301,7 +300,7 @@ impl Hub<'_> {
             return stream;
         }
         let input = Arc::clone(&self.inputs[input]);
-        let topic: Arc<str> = input.topic.as_str().into();
+        let topic: Arc<str> = input.topic.topic(&input.names(&self.config.host, path)).into();
         let folder = path.parent().unwrap_or(Path::new("/"));
         self.folders.add(folder);
         self.hints.want(folder);
@@ -645,8 +644,7 @@ impl Hub<'_> {
         life.note_head();
         if let Some(file_id) = &life.file_id {
             let Stream { path, input, .. } = &self.streams[stream];
-            let path = path.as_os_str().as_bytes();
-            life.origin = Some(Origin::new(&self.config.host, path, file_id, &input.fields));
+            life.origin = Some(Origin::new(input, &self.config.host, path, file_id));
             life.arrived = self.arrivals.remove(file_id).map(Box::new);
         }
         match begin.place {
