@@ -105,6 +105,11 @@ fn show_security(kafka: &KafkaConfig) -> String {
     if let Some(user) = &kafka.sasl_username {
         text += &format!(" as {user}");
     }
+    if let (Some(client), Some(url)) =
+        (&kafka.sasl_oauthbearer_client_id, &kafka.sasl_oauthbearer_token_endpoint_url)
+    {
+        text += &format!(" as client {client} of {url}");
+    }
     if let Some(file) = &kafka.ssl_certificate_file {
         text += &format!(", with the certificate {}", file.display());
     }

@@ -12,6 +12,7 @@ use openssl::sign::Signer;
 use openssl::{base64, error::ErrorStack};
 
 use super::Error;
+use super::token::{Token, TokenSource};
 use crate::config::{KafkaConfig, SaslMechanism};
 use crate::secret;
 
@@ -28,8 +29,8 @@ pub(super) enum Exchange {
     Plain(Vec<u8>),
     /// A token.
     Bearer {
-        /// The one message.
-        message: Vec<u8>,
+        token: Token,
+        source: TokenSource,
         /// The broker has said why it will not do, and waits for our leave to end.
         is_refused: bool,
     },
@@ -40,7 +41,7 @@ pub(super) enum Exchange {
 impl Exchange {
     /// Begins with the secret as it is now.
     ///
-    /// Errors: `Secret`, `Tls` where OpenSSL has no random numbers.
+    /// Errors: `Secret`, `Token`, `Tls` where OpenSSL has no random numbers.
     pub(super) fn begin(config: &KafkaConfig, mechanism: SaslMechanism) -> Result<Exchange, Error> {
         let read = |file: &Option<_>| {
             let file: &std::path::PathBuf = file.as_ref().expect("seen to by the configuration");
@@ -53,9 +54,8 @@ impl Exchange {
                 Exchange::Plain(format!("\0{user}\0{password}").into_bytes())
             }
             SaslMechanism::OAuthBearer => {
-                let token = read(&config.sasl_token_file)?;
-                let message = format!("n,,\x01auth=Bearer {token}\x01\x01").into_bytes();
-                Exchange::Bearer { message, is_refused: false }
+                let source = TokenSource::of(config).expect("seen to by the configuration");
+                Exchange::Bearer { token: source.token()?, source, is_refused: false }
             }
             SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => {
                 let digest = match mechanism {
@@ -74,7 +74,10 @@ impl Exchange {
     /// Returns the first message.
     pub(super) fn first(&self) -> Vec<u8> {
         match self {
-            Exchange::Plain(message) | Exchange::Bearer { message, .. } => message.clone(),
+            Exchange::Plain(message) => message.clone(),
+            Exchange::Bearer { token, .. } => {
+                format!("n,,\x01auth=Bearer {}\x01\x01", token.text()).into_bytes()
+            }
             Exchange::Scram(scram) => format!("n,,{}", scram.first_bare).into_bytes(),
         }
     }
@@ -87,10 +90,15 @@ impl Exchange {
             Exchange::Plain(_) => Ok(None),
             Exchange::Bearer { .. } if answer.is_empty() => Ok(None),
             // Source: RFC 7628, section 3.2.3.
-            Exchange::Bearer { is_refused, .. } => match std::mem::replace(is_refused, true) {
-                false => Ok(Some(b"\x01".to_vec())),
-                true => Err(broken("it goes on after it has refused the token")),
-            },
+            Exchange::Bearer { token, source, is_refused } => {
+                match std::mem::replace(is_refused, true) {
+                    false => {
+                        source.is_refused(token);
+                        Ok(Some(b"\x01".to_vec()))
+                    }
+                    true => Err(broken("it goes on after it has refused the token")),
+                }
+            }
             Exchange::Scram(scram) => scram.next(answer),
         }
     }
