@@ -51,6 +51,8 @@ mod cluster;
 mod connection;
 pub mod consumer;
 mod messages;
+#[cfg(test)]
+mod mutations;
 mod partition;
 pub mod producer;
 pub mod read_back;

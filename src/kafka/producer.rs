@@ -1149,7 +1149,7 @@ impl Worker {
     fn match_outcomes(&self, sent: &[Sent], items: Vec<ProduceOutcome>) -> Option<Vec<Outcome>> {
         let mut outcomes: Vec<Option<Outcome>> = vec![None; sent.len()];
         for item in items {
-            let topic = match item.topic.as_str() {
+            let topic = match &*item.topic {
                 "" => self.cluster.topic_by_id(item.topic_id),
                 name => self.cluster.topics().map(|(topic, _)| topic).find(|t| &***t == name),
             };

@@ -204,6 +204,7 @@ fn no_crypto(errors: ErrorStack) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mutations;
     use super::*;
 
     /// Source: RFC 7677, section 3.
@@ -259,6 +260,35 @@ mod tests {
             let mut scram = first(b"r=abcd,s=AAAA,i=4096").expect("taken");
             let error = scram.next(answer).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}, expected {problem}");
+        }
+    }
+
+    /// More is waited for by the rules, but not in a test.
+    fn has_few_iterations(answer: &[u8]) -> bool {
+        let answer = String::from_utf8_lossy(answer);
+        let iterations = attribute(&answer, 'i').ok().and_then(|text| text.parse().ok());
+        iterations.is_none_or(|iterations: usize| iterations < 5000)
+    }
+
+    #[test]
+    fn no_message_of_a_broker_does_harm() {
+        let scram =
+            || Scram::new(MessageDigest::sha256(), "user", "pencil".to_owned(), "abc".to_owned());
+        mutations::each(b"r=abcd,s=W22Z,i=4096", 200, |answer| {
+            if has_few_iterations(answer) {
+                // Nothing but the proof that was asked for, or a reason.
+                match scram().next(answer) {
+                    Ok(message) => assert!(message.expect("a proof").starts_with(b"c=biws,r=abc")),
+                    Err(error) => assert!(matches!(error, Error::Sasl(_)), "{error}"),
+                }
+            }
+        });
+        for last in [&b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="[..], b"e=other-error"] {
+            mutations::each(last, 10_000, |answer| {
+                let mut scram = scram();
+                scram.server_signature = Some(vec![7; 32]);
+                assert!(scram.next(answer).is_err(), "nobody knows the password");
+            });
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use super::super::mutations;
 use super::*;
 
 const SECRET: &str = "hu sh+%";
@@ -284,4 +285,20 @@ fn neither_secret_nor_token_shows() {
     let shown =
         format!("{endpoint:?} {token:?} {:?}", TokenSource::Endpoint(Arc::clone(&endpoint)));
     assert!(!shown.contains("very-secret") && !shown.contains(SECRET), "{shown}");
+}
+
+#[test]
+fn no_answer_of_an_endpoint_does_harm() {
+    for body in [
+        &br#"{"access_token":"a.b","expires_in":3600,"token_type":"Bearer"}"#[..],
+        br#"{"error":"invalid_client","error_description":"who?"}"#,
+    ] {
+        mutations::each(body, 10_000, |body| {
+            if let Ok(token) = granted(body, Instant::now()) {
+                assert!(token.text().bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+            let problem = denied(400, body, SECRET);
+            assert!(!problem.contains(char::is_control), "{problem}");
+        });
+    }
 }
