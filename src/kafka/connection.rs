@@ -227,6 +227,7 @@ fn authenticate(
         let answer = exchange(transport, &request, "SaslAuthenticate answer")?;
         let answer = messages::sasl_authenticate_answer(version, &answer)?;
         if answer.code != 0 {
+            exchanged.is_refused();
             let problem = answer.problem.map_or_else(|| named(answer.code), str::to_owned);
             return Err(Error::Sasl(problem));
         }

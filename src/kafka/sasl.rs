@@ -82,6 +82,13 @@ impl Exchange {
         }
     }
 
+    /// The broker has ended it with an error.
+    pub(super) fn is_refused(&self) {
+        if let Exchange::Bearer { token, source, .. } = self {
+            source.is_refused(token);
+        }
+    }
+
     /// Takes what the broker says to the last message; `None` once all is said.
     ///
     /// Errors: `Sasl`.

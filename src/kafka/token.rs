@@ -155,15 +155,17 @@ impl Endpoint {
         let mut kept = self.kept.lock().expect("no holder panics");
         let now = Instant::now();
         let at_hand = kept.token.clone().filter(|token| now < token.ends_at);
-        // A connection that has a token does not wait for an endpoint that has just failed.
-        let wait_until = kept.failure.as_ref().map(|failure| failure.at + self.client.retry_after);
-        if let Some(token) = &at_hand
-            && (now < token.stale_at || wait_until.is_some_and(|time| now < time))
-        {
-            return Ok(token.clone());
-        }
         // Who waited while another asked has its answer, too: brokers are many, a hang is long.
-        if let Some(failure) = kept.failure.as_ref().filter(|failure| wanted_at <= failure.at) {
+        let shared = kept.failure.as_ref().filter(|failure| wanted_at <= failure.at);
+        if let Some(token) = &at_hand {
+            // Who has a token does not wait for an endpoint that has just failed.
+            let has_failed = |failure: &Failure| now < failure.at + self.client.retry_after;
+            let is_asked_in_vain =
+                shared.is_some() || kept.failure.as_ref().is_some_and(has_failed);
+            if now < token.stale_at || is_asked_in_vain {
+                return Ok(token.clone());
+            }
+        } else if let Some(failure) = shared {
             return Err(Error::Token(failure.problem.clone()));
         }
         match self.client.ask() {

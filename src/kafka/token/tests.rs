@@ -3,12 +3,21 @@
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
+
 use super::super::mutations;
+use super::super::sasl::Exchange;
 use super::*;
+use certificates::{Authority, Identity};
+
+#[allow(dead_code)]
+#[path = "../../../tests/support/certificates.rs"]
+mod certificates;
 
 const SECRET: &str = "hu sh+%";
 
@@ -123,6 +132,11 @@ fn denies(status: &'static str, body: &str) -> Play {
     Play::Answer(status, body.to_owned())
 }
 
+/// Makes the token at hand older than it is.
+fn change(endpoint: &Endpoint, change: impl FnOnce(&mut Token)) {
+    change(endpoint.kept.lock().expect("no holder panics").token.as_mut().expect("a token"));
+}
+
 fn text(endpoint: &Endpoint) -> Result<String, String> {
     endpoint.token().map(|token| token.text().to_owned()).map_err(|error| error.to_string())
 }
@@ -144,10 +158,11 @@ fn a_token_is_asked_for_with_the_clients_credentials_and_shared_while_it_is_fres
 
 #[test]
 fn a_token_that_is_no_longer_fresh_or_was_refused_is_replaced() {
-    let provider = Provider::start(&[gives("first", "0.2"), gives("second", "\"3600\"")]);
+    let provider = Provider::start(&[gives("first", "3600"), gives("second", "\"3600\"")]);
     let endpoint = provider.endpoint();
     assert_eq!(text(&endpoint).as_deref(), Ok("first"));
-    thread::sleep(Duration::from_millis(170)); // 80 % are over, it has not ended.
+    let now = Instant::now();
+    change(&endpoint, |token| token.stale_at = now);
     assert_eq!(text(&endpoint).as_deref(), Ok("second"));
     assert_eq!(text(&endpoint).as_deref(), Ok("second"));
     assert_eq!(provider.n_asked(), 2);
@@ -166,16 +181,16 @@ fn a_token_that_is_no_longer_fresh_or_was_refused_is_replaced() {
 #[test]
 fn while_the_endpoint_is_down_the_token_at_hand_serves_until_its_end() {
     let down = denies("503 Service Unavailable", "<html>");
-    let provider = Provider::start(&[gives("first", "1"), down, gives("second", "3600")]);
-    let client = Client { retry_after: Duration::from_millis(400), ..provider.client() };
-    let endpoint = Endpoint::of(client);
+    let provider = Provider::start(&[gives("first", "3600"), down, gives("second", "3600")]);
+    let endpoint = Endpoint::of(Client { retry_after: UNKNOWN_TIME, ..provider.client() });
     assert_eq!(text(&endpoint).as_deref(), Ok("first"));
-    thread::sleep(Duration::from_millis(820));
+    let now = Instant::now();
+    change(&endpoint, |token| token.stale_at = now);
     for _ in 0..3 {
         assert_eq!(text(&endpoint).as_deref(), Ok("first"));
     }
     assert_eq!(provider.n_asked(), 2, "it is left alone for a while");
-    thread::sleep(Duration::from_millis(200));
+    change(&endpoint, |token| token.ends_at = now);
     assert_eq!(text(&endpoint).as_deref(), Ok("second"), "what has ended does not wait");
     assert_eq!(provider.n_asked(), 3);
 }
@@ -183,7 +198,8 @@ fn while_the_endpoint_is_down_the_token_at_hand_serves_until_its_end() {
 #[test]
 fn who_waited_for_an_endpoint_that_hangs_does_not_wait_again() {
     let provider = Provider::start(&[Play::Hang]);
-    let endpoint = provider.endpoint();
+    let timeout = Duration::from_secs(1);
+    let endpoint = Endpoint::of(Client { timeout, ..provider.client() });
     let begun = Instant::now();
     let others = [(); 8].map(|()| {
         let endpoint = Arc::clone(&endpoint);
@@ -191,15 +207,14 @@ fn who_waited_for_an_endpoint_that_hangs_does_not_wait_again() {
     });
     for other in others {
         let problem = other.join().expect("no panic").expect_err("no token");
-        let expected = format!(
-            "no token for OAUTHBEARER: token endpoint http://{}/token: no answer for 300ms",
-            provider.address
-        );
+        let url = &endpoint.client.url;
+        let expected = format!("no token for OAUTHBEARER: token endpoint {url}: no answer for 1s");
         assert_eq!(problem, expected);
     }
-    assert!(begun.elapsed() < 4 * Duration::from_millis(300), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < 4 * timeout, "{:?}", begun.elapsed());
+    let n_asked = provider.n_asked();
     assert!(text(&endpoint).is_err());
-    assert!(provider.n_asked() >= 2, "who comes later asks anew");
+    assert_eq!(provider.n_asked(), n_asked + 1, "who comes later asks anew");
 }
 
 #[test]
@@ -275,6 +290,73 @@ fn an_endpoint_that_cannot_be_trusted_or_reached_gets_no_secret() {
     fs::remove_file(provider.folder.path().join("secret")).expect("removed");
     let problem = provider.client().ask().expect_err("no secret");
     assert!(problem.starts_with("secret /") && problem.contains("No such file"), "{problem}");
+}
+
+/// Answers one question over TLS, as `identity`; returns its port.
+fn answer_once(identity: &Identity, folder: &Path) -> u16 {
+    let (certificate, key) = (folder.join("it.pem"), folder.join("it.key"));
+    identity.write(&certificate, &key, None);
+    let mut acceptor = SslAcceptor::mozilla_intermediate(SslMethod::tls()).expect("TLS");
+    acceptor.set_certificate_chain_file(&certificate).expect("a certificate");
+    acceptor.set_private_key_file(&key, SslFiletype::PEM).expect("its key");
+    let acceptor = acceptor.build();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a connection");
+        if let Ok(mut stream) = acceptor.accept(stream) {
+            let _ = stream.read(&mut [0; 4096]);
+            let body = r#"{"access_token":"a"}"#;
+            let len = body.len();
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n{body}");
+        }
+    });
+    port
+}
+
+#[test]
+fn only_a_trusted_endpoint_of_the_right_name_is_asked() {
+    let provider = Provider::start(&[Play::Hang]);
+    let folder = provider.folder.path();
+    let authority = Authority::new("an authority");
+    authority.write(&folder.join("ca.pem"));
+    let ask = |identity: Identity, host: &str| {
+        let client = Client {
+            url: format!("https://{host}:{}/token", answer_once(&identity, folder)),
+            ca_file: Some(folder.join("ca.pem")),
+            timeout: Duration::from_secs(10),
+            ..provider.client()
+        };
+        client.ask().map(|token| token.text().to_owned())
+    };
+    assert_eq!(ask(authority.issue("it", "localhost", 30), "localhost").as_deref(), Ok("a"));
+    let stranger = Authority::new("another authority");
+    for (identity, host, problem) in [
+        (stranger.issue("it", "localhost", 30), "localhost", "unable to get local issuer"),
+        (authority.issue("it", "other.example.org", 30), "localhost", "mismatch"),
+        (authority.issue("it", "localhost", 30), "127.0.0.1", "mismatch"),
+        (authority.issue("it", "localhost", -1), "localhost", "expired"),
+    ] {
+        let found = ask(identity, host).expect_err("not trusted");
+        assert!(found.contains("certificate verify failed"), "{found}");
+        assert!(found.contains(problem), "{found}, expected {problem}");
+    }
+}
+
+#[test]
+fn a_token_that_a_broker_refuses_is_not_shown_again() {
+    let provider = Provider::start(&[gives("old", "3600"), gives("new", "3600")]);
+    let source = TokenSource::Endpoint(provider.endpoint());
+    let token = source.token().expect("a token");
+    let mut exchange = Exchange::Bearer { token, source, is_refused: false };
+    assert_eq!(exchange.first(), b"n,,\x01auth=Bearer old\x01\x01");
+    let answer = exchange.next(br#"{"status":"invalid_token"}"#).expect("it goes on");
+    assert_eq!(answer.as_deref(), Some(&b"\x01"[..]));
+    assert_eq!(text(&provider.endpoint()).as_deref(), Ok("new"));
+    // Nor does the end of it touch what has come since.
+    exchange.is_refused();
+    assert_eq!(text(&provider.endpoint()).as_deref(), Ok("new"));
+    assert_eq!(provider.n_asked(), 2);
 }
 
 #[test]
