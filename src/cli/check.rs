@@ -323,6 +323,28 @@ mod tests {
     }
 
     #[test]
+    fn the_summary_says_who_gives_the_tokens() {
+        let summary = check_text(
+            r#"
+            [kafka]
+            bootstrap_servers = ["a:1"]
+            security_protocol = "SASL_SSL"
+            sasl_mechanism = "OAUTHBEARER"
+            sasl_oauthbearer_token_endpoint_url = "https://login.example.org/token"
+            sasl_oauthbearer_client_id = "shipper"
+            sasl_oauthbearer_client_secret_file = "kafka-client-secret"
+            [[input]]
+            paths = ["/a"]
+            topic = "t"
+            "#,
+        );
+        let text = summary.unwrap().text;
+        let line = "  security: SASL_SSL, OAUTHBEARER as client shipper of \
+                    https://login.example.org/token\n";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
     fn the_summary_says_what_the_example_means() {
         let text = include_str!("../../shipper.toml.example")
             .replace("#host = \"kafka-1.example.org\"", "host = \"kafka-1\"");
