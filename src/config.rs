@@ -172,6 +172,16 @@ pub struct KafkaConfig {
     pub sasl_password_file: Option<PathBuf>,
     /// File of the token for `OAUTHBEARER`, which something else keeps fresh. Default: none.
     pub sasl_token_file: Option<PathBuf>,
+    /// In place of `sasl_token_file`: where an OpenID provider gives tokens for a client's secret.
+    /// `https://`, its certificate from an authority of `ssl_ca_file`, too; `http://` only where it
+    /// does not leave this host (`localhost`, `127.0.0.1`, `[::1]`). Default: none.
+    pub sasl_oauthbearer_token_endpoint_url: Option<String>,
+    /// Name of the client there. Default: none, must be given with the endpoint.
+    pub sasl_oauthbearer_client_id: Option<String>,
+    /// File of the client's secret. Default: none, must be given with the endpoint.
+    pub sasl_oauthbearer_client_secret_file: Option<PathBuf>,
+    /// Scope to ask for. Default: none, and the provider decides.
+    pub sasl_oauthbearer_scope: Option<String>,
     /// Let `PLAIN` send the password where no TLS hides it. Default: `false`.
     pub sasl_plain_without_tls: bool,
     /// More librdkafka properties for the consumer of `index`; those that the promise depends on

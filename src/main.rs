@@ -107,12 +107,18 @@ fn start_log(config: &Config) {
 /// File names and answers of servers are data: no control character of them reaches a terminal.
 fn start_logger(level: &str) {
     let filter = env_logger::Env::default().default_filter_or(level);
-    env_logger::Builder::from_env(filter)
+    without_secrets(&mut env_logger::Builder::from_env(filter))
         .format(|out, record| {
             let time = out.timestamp_seconds();
             writeln!(out, "{time} {:<5} {}", record.level(), plain(&record.args().to_string()))
         })
         .init();
+}
+
+/// Whatever RUST_LOG says: at `trace` ureq would show each byte of requests and answers, with
+/// passwords for Elasticsearch, secrets of clients and tokens among them.
+fn without_secrets(log: &mut env_logger::Builder) -> &mut env_logger::Builder {
+    log.filter_module("ureq_proto::util", log::LevelFilter::Off)
 }
 
 /// Gives a message at the first SIGTERM or SIGINT; the second ends the process at once, which
@@ -143,4 +149,22 @@ fn stop_on_signals() -> Result<Receiver<()>, Error> {
         })
         .map_err(start)?;
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_filter_brings_what_goes_over_http_into_the_log() {
+        let mut builder = env_logger::Builder::new();
+        builder.parse_filters("trace,ureq_proto=trace,ureq_proto::util=trace");
+        let log = without_secrets(&mut builder).build();
+        let is_logged = |target| {
+            let record = log::Record::builder().level(log::Level::Trace).target(target).build();
+            log.matches(&record)
+        };
+        assert!(is_logged("log_shipper") && is_logged("ureq::run"));
+        assert!(!is_logged("ureq_proto::util"));
+    }
 }

@@ -1,5 +1,5 @@
 //! The producer against a broker that makes trouble: whatever it does, every record stands in the
-//! log once and in order.
+//! log once and in order. What each error code comes to is in `producer_errors.rs`.
 
 mod common;
 
@@ -7,30 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::broker::{Broker, Trouble};
-use common::{Sample, config, deliver, samples, send};
-use crossbeam_channel::{Receiver, unbounded};
+use common::{batches, config, deliver, numbered, numbers};
+use crossbeam_channel::unbounded;
 use log_shipper::config::{Compression, KafkaConfig};
 use log_shipper::kafka::producer::{Delivery, Producer, Receipt};
 
 fn topic() -> Arc<str> {
     "broker-logs".into()
-}
-
-/// `n` batches for partition 0 of ten records each, which are numbered throughout.
-fn batches(n: usize) -> Vec<(i32, Vec<Sample>)> {
-    (0..n).map(|n| (0, numbered(n * 10, 10))).collect()
-}
-
-fn numbered(first: usize, n: usize) -> Vec<Sample> {
-    let mut samples = samples(first, n);
-    for (n, sample) in samples.iter_mut().enumerate() {
-        sample.value = (first + n).to_string().into_bytes();
-    }
-    samples
-}
-
-fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
-    range.map(|n| n.to_string()).collect()
 }
 
 fn start(broker: &Broker) -> Producer {
@@ -66,27 +49,6 @@ fn five_requests_are_in_flight_and_each_batch_has_its_offset() {
     let receipts = check(Trouble::None);
     let offsets: Vec<_> = receipts.iter().map(|receipt| receipt.base_offset).collect();
     assert_eq!(offsets, (1..11).map(|n| n * 10).collect::<Vec<i64>>());
-}
-
-#[test]
-fn an_error_that_heals_in_the_middle_of_five_in_flight_keeps_order() {
-    for code in [-1, 2, 3, 5, 6, 7, 13, 19, 20, 56, 74, 75, 89, 100, 103, 9999] {
-        check(Trouble::Code(code));
-    }
-}
-
-#[test]
-fn a_batch_that_was_appended_in_spite_of_an_error_is_not_repeated() {
-    for code in [-1, 7, 13, 20, 56] {
-        check(Trouble::AppendedWithCode(code));
-    }
-}
-
-#[test]
-fn an_error_of_authorisation_or_configuration_is_held_until_it_is_over() {
-    for code in [17, 29, 31, 35, 42, 43, 53, 76] {
-        check(Trouble::Code(code));
-    }
 }
 
 #[test]
@@ -237,29 +199,6 @@ fn a_batch_that_was_refused_while_a_later_one_was_taken_is_not_lost() {
 }
 
 #[test]
-fn a_fenced_producer_stops() {
-    for code in [47, 90] {
-        let broker = Broker::start();
-        broker.script([Trouble::Code(code)]);
-        let producer = start(&broker);
-        let (reply, deliveries) = unbounded();
-        send(&producer, 0, &topic(), 0, &numbered(0, 10), &reply);
-        let reason = fatal(&deliveries);
-        assert!(reason.contains("another process"), "{reason}");
-    }
-}
-
-fn fatal(deliveries: &Receiver<Delivery>) -> String {
-    loop {
-        match deliveries.recv_timeout(Duration::from_secs(30)).unwrap() {
-            Delivery::Fatal(reason) => return reason,
-            Delivery::Settled(receipt) => panic!("settled: {receipt:?}"),
-            _ => {}
-        }
-    }
-}
-
-#[test]
 fn a_throttled_producer_waits_for_as_long_as_it_is_told() {
     let broker = Broker::start();
     let time = Duration::from_millis(300);
@@ -285,15 +224,6 @@ fn brokers_of_any_age_are_spoken_to_in_a_version_they_know() {
         deliver(&producer, &topic(), &batches(3));
         assert_eq!(broker.values(0), numbers(0..30), "{api_versions_max} {hang_up} {produce}");
     }
-}
-
-#[test]
-fn nothing_is_sent_before_there_is_a_producer_id() {
-    let broker = Broker::start();
-    broker.failing_producer_ids(3);
-    let producer = start(&broker);
-    deliver(&producer, &topic(), &batches(2));
-    assert_eq!(broker.producer_ids(0), [1000]);
 }
 
 #[test]

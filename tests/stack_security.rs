@@ -7,8 +7,13 @@ mod common;
 mod support;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use common::client::Cluster;
@@ -16,6 +21,7 @@ use common::shipped;
 use crossbeam_channel::{bounded, never, tick};
 use log_shipper::config::Config;
 use log_shipper::kafka::read_back::{Found, read_back};
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 use support::certificates::{Authority, write_secret};
 use support::stack::{OwnServer, PATIENCE, env, script, unique, write_config};
 use support::{Shipper, TopicReader, counter, shipper_binary, wait_for};
@@ -159,7 +165,6 @@ fn lines(range: std::ops::Range<usize>) -> String {
 }
 
 fn append(log: &Path, text: &str) {
-    use std::io::Write as _;
     let mut file = fs::OpenOptions::new().create(true).append(true).open(log).expect("opened");
     file.write_all(text.as_bytes()).expect("written");
 }
@@ -176,15 +181,122 @@ fn ca(secured: &Secured) -> String {
 }
 
 /// A token that Kafka's own validator for tests takes: RFC 7519 without a signature.
-fn token() -> String {
+fn token(seconds: u64) -> String {
     use openssl::base64::encode_block;
     let now = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs();
-    let claims = format!(r#"{{"sub":"shipper","iat":{now},"exp":{}}}"#, now + 3600);
+    let claims = format!(r#"{{"sub":"shipper","iat":{now},"exp":{}}}"#, now + seconds);
     let part = |text: &str| {
         let text = encode_block(text.as_bytes()).replace('+', "-").replace('/', "_");
         text.trim_end_matches('=').to_owned()
     };
     format!("{}.{}.", part(r#"{"alg":"none"}"#), part(&claims))
+}
+
+/// An OpenID provider's token endpoint, over TLS.
+struct Provider {
+    url: String,
+    is_up: Arc<AtomicBool>,
+    n_given: Arc<AtomicUsize>,
+}
+
+impl Provider {
+    /// Gives tokens of so many seconds to whoever has `PASSWORD`.
+    fn start(secured: &Secured, seconds: u64) -> Provider {
+        let (certificate, key) = (secured.file("provider.pem"), secured.file("provider.key"));
+        secured.authority.issue("provider", "localhost", 30).write(&certificate, &key, None);
+        let mut acceptor = SslAcceptor::mozilla_intermediate(SslMethod::tls()).expect("TLS");
+        acceptor.set_certificate_chain_file(&certificate).expect("a certificate");
+        acceptor.set_private_key_file(&key, SslFiletype::PEM).expect("its key");
+        let acceptor = acceptor.build();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("https://localhost:{}/token", listener.local_addr().expect("it").port());
+        let (is_up, n_given) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+        let (up, given) = (Arc::clone(&is_up), Arc::clone(&n_given));
+        let authorization = openssl::base64::encode_block(format!("shipper:{PASSWORD}").as_bytes());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let Ok(mut stream) = acceptor.accept(stream) else {
+                    continue;
+                };
+                let mut question = Vec::new();
+                while !question.ends_with(b"grant_type=client_credentials") {
+                    let mut bytes = [0; 1024];
+                    let n_read = stream.read(&mut bytes).expect("a question");
+                    assert_ne!(n_read, 0, "{question:?}");
+                    question.extend(&bytes[..n_read]);
+                }
+                let question = String::from_utf8(question).expect("text");
+                assert!(question.contains(&format!("Basic {authorization}\r\n")), "{question}");
+                let (status, body) = match up.load(Ordering::SeqCst) {
+                    true => {
+                        given.fetch_add(1, Ordering::SeqCst);
+                        let token = token(seconds);
+                        (
+                            "200 OK",
+                            format!(r#"{{"access_token":"{token}","expires_in":{seconds}}}"#),
+                        )
+                    }
+                    false => ("503 Service Unavailable", r#"{"error":"maintenance"}"#.to_owned()),
+                };
+                let len = body.len();
+                write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {len}\r\n\r\n{body}")
+                    .and_then(|()| stream.shutdown().map_err(std::io::Error::other))
+                    .expect("said");
+            }
+        });
+        Provider { url, is_up, n_given }
+    }
+}
+
+/// Case 85 of the torture list.
+#[test]
+fn a_provider_may_be_away_until_its_tokens_end_and_what_waits_goes_on_after() {
+    // With it the broker ends sessions with their tokens. KIP-368.
+    let secured = Secured::up("4.1.1", "connections.max.reauth.ms=3600000");
+    let password = secured.file("password");
+    write_secret(&password, PASSWORD.as_bytes());
+    let provider = Provider::start(&secured, 20);
+    let kafka = format!(
+        "{}\nsasl_mechanism = \"OAUTHBEARER\"\nsasl_oauthbearer_token_endpoint_url = {:?}\n\
+         sasl_oauthbearer_client_id = \"shipper\"\n\
+         sasl_oauthbearer_client_secret_file = {password:?}",
+        ca(&secured),
+        provider.url
+    );
+    let mut site = Site::new(&secured, "SASL_SSL", &kafka);
+    secured.cluster.allow((TOPIC, &site.topic), "User:shipper", ALL);
+    append(&site.log, &lines(0..1000));
+    let tail = Shipper::start("tail", &site.config);
+    let index = Shipper::start("index", &site.config);
+    site.check(1000, &tail);
+    site.wait_for_archive(1000, &index);
+    // One each, whatever the number of connections.
+    assert_eq!(provider.n_given.load(Ordering::SeqCst), 2);
+
+    provider.is_up.store(false, Ordering::SeqCst);
+    let mut n_lines = 1000;
+    let mut ship_until = |text: &str| {
+        let is_said = || {
+            append(&site.log, &lines(n_lines..n_lines + 10));
+            n_lines += 10;
+            tail.log().contains(text).then_some(())
+        };
+        wait_for(PATIENCE, text, is_said, || tail.log());
+    };
+    let problem = format!("token endpoint {}: status 503: maintenance", provider.url);
+    ship_until(&format!("{problem}; trying again; the token at hand is good for another"));
+    ship_until(&format!("no token for OAUTHBEARER: {problem}"));
+    index.wait_for_log(&problem, PATIENCE);
+
+    provider.is_up.store(true, Ordering::SeqCst);
+    site.check(n_lines, &tail);
+    site.wait_for_archive(n_lines, &index);
+    for shipper in [index, tail] {
+        let (status, log) = shipper.stop(PATIENCE);
+        assert!(status.success(), "{log}");
+        assert!(!log.contains(PASSWORD) && !log.contains(&token(1)[..20]), "{log}");
+    }
+    assert_eq!(site.n_archived(), n_lines);
 }
 
 #[test]
@@ -193,7 +305,7 @@ fn both_walks_speak_with_every_listener() {
         let secured = Secured::up(version, "");
         let (password, token_file) = (secured.file("password"), secured.file("token"));
         write_secret(&password, PASSWORD.as_bytes());
-        write_secret(&token_file, token().as_bytes());
+        write_secret(&token_file, token(3600).as_bytes());
         let (certificate, key) = (secured.file("shipper.pem"), secured.file("shipper.key"));
         let identity = secured.authority.issue("shipper", "client", 30);
         identity.write(&certificate, &key, Some("open sesame"));

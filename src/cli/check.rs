@@ -108,6 +108,11 @@ fn show_security(kafka: &KafkaConfig) -> String {
     if let Some(user) = &kafka.sasl_username {
         text += &format!(" as {user}");
     }
+    if let (Some(client), Some(url)) =
+        (&kafka.sasl_oauthbearer_client_id, &kafka.sasl_oauthbearer_token_endpoint_url)
+    {
+        text += &format!(" as client {client} of {url}");
+    }
     if let Some(file) = &kafka.ssl_certificate_file {
         text += &format!(", with the certificate {}", file.display());
     }
@@ -318,6 +323,28 @@ mod tests {
         let file = dir.path().join("shipper.toml");
         fs::write(&file, text).unwrap();
         check(&file)
+    }
+
+    #[test]
+    fn the_summary_says_who_gives_the_tokens() {
+        let summary = check_text(
+            r#"
+            [kafka]
+            bootstrap_servers = ["a:1"]
+            security_protocol = "SASL_SSL"
+            sasl_mechanism = "OAUTHBEARER"
+            sasl_oauthbearer_token_endpoint_url = "https://login.example.org/token"
+            sasl_oauthbearer_client_id = "shipper"
+            sasl_oauthbearer_client_secret_file = "kafka-client-secret"
+            [[input]]
+            paths = ["/a"]
+            topic = "t"
+            "#,
+        );
+        let text = summary.unwrap().text;
+        let line = "  security: SASL_SSL, OAUTHBEARER as client shipper of \
+                    https://login.example.org/token\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -44,8 +44,12 @@ fn check_backoffs(config: &Config, problems: &mut Problems) {
 /// What is set and would not be used makes a connection less safe than it looks.
 fn check_security(kafka: &KafkaConfig, problems: &mut Problems) {
     let protocol = kafka.security_protocol;
+    let tokens_by_tls = kafka
+        .sasl_oauthbearer_token_endpoint_url
+        .as_ref()
+        .is_some_and(|url| url.starts_with("https:"));
     let tls_only = [
-        ("ssl_ca_file", kafka.ssl_ca_file.is_some()),
+        ("ssl_ca_file", kafka.ssl_ca_file.is_some() && !tokens_by_tls),
         ("ssl_certificate_file", kafka.ssl_certificate_file.is_some()),
         ("ssl_key_file", kafka.ssl_key_file.is_some()),
         ("ssl_key_password_file", kafka.ssl_key_password_file.is_some()),
@@ -56,6 +60,16 @@ fn check_security(kafka: &KafkaConfig, problems: &mut Problems) {
     let username = ("sasl_username", kafka.sasl_username.is_some());
     let password = ("sasl_password_file", kafka.sasl_password_file.is_some());
     let token = ("sasl_token_file", kafka.sasl_token_file.is_some());
+    let endpoint = (
+        "sasl_oauthbearer_token_endpoint_url",
+        kafka.sasl_oauthbearer_token_endpoint_url.is_some(),
+    );
+    let client = ("sasl_oauthbearer_client_id", kafka.sasl_oauthbearer_client_id.is_some());
+    let secret = (
+        "sasl_oauthbearer_client_secret_file",
+        kafka.sasl_oauthbearer_client_secret_file.is_some(),
+    );
+    let scope = ("sasl_oauthbearer_scope", kafka.sasl_oauthbearer_scope.is_some());
     let mut note = |key: &str, what: String| {
         problems.add_relation(&[&format!("kafka.{key}"), "kafka.security_protocol"], what);
     };
@@ -74,7 +88,8 @@ fn check_security(kafka: &KafkaConfig, problems: &mut Problems) {
     }
     if !protocol.has_sasl() {
         let set = [("sasl_mechanism", mechanism.is_some()), username, password, token];
-        for (key, _) in set.iter().filter(|(_, is_set)| *is_set) {
+        let set = set.into_iter().chain([endpoint, client, secret, scope]);
+        for (key, _) in set.filter(|(_, is_set)| *is_set) {
             let used = "of use only with security_protocol = \"SASL_SSL\" or \"SASL_PLAINTEXT\"";
             note(key, format!("{used}, not {:?}", protocol.name()));
         }
@@ -83,12 +98,18 @@ fn check_security(kafka: &KafkaConfig, problems: &mut Problems) {
     let Some(mechanism) = mechanism else {
         return note("sasl_mechanism", format!("missing; {} needs one", protocol.name()));
     };
-    for ((key, is_set), is_wanted) in
-        [(username, by_password), (password, by_password), (token, by_token)]
-    {
-        if is_wanted && !is_set {
+    for ((key, is_set), is_usable) in [
+        (username, by_password),
+        (password, by_password),
+        (token, by_token),
+        (endpoint, by_token),
+        (client, by_token),
+        (secret, by_token),
+        (scope, by_token),
+    ] {
+        if by_password && is_usable && !is_set {
             note(key, format!("missing; {} needs it", mechanism.name()));
-        } else if is_set && !is_wanted {
+        } else if is_set && !is_usable {
             note(key, format!("of no use with sasl_mechanism = {:?}", mechanism.name()));
         }
     }
@@ -99,6 +120,41 @@ fn check_security(kafka: &KafkaConfig, problems: &mut Problems) {
              set sasl_plain_without_tls = true"
                 .into(),
         );
+    }
+    if by_token {
+        check_tokens(kafka, problems);
+    }
+}
+
+/// Tokens come from one place, and what only the other needs is of no use.
+fn check_tokens(kafka: &KafkaConfig, problems: &mut Problems) {
+    const ENDPOINT: &str = "sasl_oauthbearer_token_endpoint_url";
+    let has_endpoint = kafka.sasl_oauthbearer_token_endpoint_url.is_some();
+    let mut note = |key: &str, what: String| {
+        let keys = [&*format!("kafka.{key}"), &*format!("kafka.{ENDPOINT}")];
+        problems.add_relation(&keys, what);
+    };
+    match (kafka.sasl_token_file.is_some(), has_endpoint) {
+        (true, true) => note(ENDPOINT, "cannot stand beside sasl_token_file; choose".into()),
+        (false, false) => {
+            note("sasl_token_file", format!("missing; OAUTHBEARER needs it, or {ENDPOINT}"));
+        }
+        _ => {}
+    }
+    for (key, is_set, is_optional) in [
+        ("sasl_oauthbearer_client_id", kafka.sasl_oauthbearer_client_id.is_some(), false),
+        (
+            "sasl_oauthbearer_client_secret_file",
+            kafka.sasl_oauthbearer_client_secret_file.is_some(),
+            false,
+        ),
+        ("sasl_oauthbearer_scope", kafka.sasl_oauthbearer_scope.is_some(), true),
+    ] {
+        if has_endpoint && !is_set && !is_optional {
+            note(key, format!("missing; {ENDPOINT} needs it"));
+        } else if is_set && !has_endpoint {
+            note(key, format!("of use only with {ENDPOINT}"));
+        }
     }
 }
 

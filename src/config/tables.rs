@@ -8,7 +8,7 @@ use crate::tail::encode::OWN_HEADERS;
 use super::reader::Table;
 use super::values::{
     absolute_path, bootstrap_server, field, host, http_host, index_pattern, name, one_of,
-    path_glob, path_or_name_glob, regex, secret_file, timezone, topic,
+    path_glob, path_or_name_glob, regex, secret_file, timezone, token_endpoint, topic,
 };
 use super::{
     ArchiveConfig, BatchConfig, Compression, Config, Destination, DropPageCache,
@@ -47,7 +47,7 @@ const SASL_MECHANISMS: [SaslMechanism; 4] = [
 ];
 
 /// Properties of the consumer that are not the operator's, and why.
-const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 32] = [
+const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 38] = [
     ("bootstrap.servers", "it is kafka.bootstrap_servers"),
     ("metadata.broker.list", "it is kafka.bootstrap_servers"),
     ("client.id", "it is kafka.client_id"),
@@ -74,6 +74,12 @@ const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 32] = [
     ("sasl.mechanisms", "it is kafka.sasl_mechanism"),
     ("sasl.username", "it is kafka.sasl_username"),
     ("sasl.password", "it is kafka.sasl_password_file"),
+    ("sasl.oauthbearer.config", TOKENS),
+    ("sasl.oauthbearer.method", TOKENS),
+    ("sasl.oauthbearer.token.endpoint.url", "it is kafka.sasl_oauthbearer_token_endpoint_url"),
+    ("sasl.oauthbearer.client.id", "it is kafka.sasl_oauthbearer_client_id"),
+    ("sasl.oauthbearer.client.secret", "it is kafka.sasl_oauthbearer_client_secret_file"),
+    ("sasl.oauthbearer.scope", "it is kafka.sasl_oauthbearer_scope"),
     ("enable.ssl.certificate.verification", "a broker's certificate is always looked at"),
     ("ssl.ca.pem", "it is kafka.ssl_ca_file"),
     ("ssl.certificate.pem", "it is kafka.ssl_certificate_file"),
@@ -81,6 +87,7 @@ const CONSUMER_OPTIONS_REFUSED: [(&str, &str); 32] = [
     ("ssl.keystore.location", "it is kafka.ssl_certificate_file and ssl_key_file"),
     ("ssl.keystore.password", "it is kafka.ssl_key_password_file"),
 ];
+const TOKENS: &str = "tokens come from kafka.sasl_token_file or a token endpoint";
 const COMMITS: &str = "offsets are committed when their records have arrived, never by a timer";
 const MEMBERSHIP: &str = "partitions are handed over only after their batches have arrived";
 
@@ -152,6 +159,12 @@ fn kafka(t: &mut Table) -> KafkaConfig {
         sasl_username: t.string("sasl_username", name),
         sasl_password_file: t.string("sasl_password_file", secret_file),
         sasl_token_file: t.string("sasl_token_file", secret_file),
+        sasl_oauthbearer_token_endpoint_url: t
+            .string("sasl_oauthbearer_token_endpoint_url", token_endpoint),
+        sasl_oauthbearer_client_id: t.string("sasl_oauthbearer_client_id", name),
+        sasl_oauthbearer_client_secret_file: t
+            .string("sasl_oauthbearer_client_secret_file", secret_file),
+        sasl_oauthbearer_scope: t.string("sasl_oauthbearer_scope", name),
         sasl_plain_without_tls: t.bool("sasl_plain_without_tls", false),
         consumer_options: t.map("consumer_options", |name, value| {
             match CONSUMER_OPTIONS_REFUSED.iter().find(|(refused, _)| *refused == name) {

@@ -655,6 +655,45 @@ fn what_would_make_a_connection_less_safe_than_it_looks_is_refused() {
         &format!("{sasl} = \"OAUTHBEARER\"\nsasl_token_file = \"t\"\nsasl_username = \"u\""),
         "kafka.sasl_username: of no use with sasl_mechanism = \"OAUTHBEARER\"",
     );
+    let missing = "kafka.sasl_token_file: missing; OAUTHBEARER needs it, or \
+                   sasl_oauthbearer_token_endpoint_url";
+    check_kafka(&format!("{sasl} = \"OAUTHBEARER\""), missing);
+    let endpoint = "sasl_oauthbearer_token_endpoint_url = \"https://idp/token\"\n\
+                    sasl_oauthbearer_client_secret_file = \"s\"";
+    check_kafka(
+        &format!("{sasl} = \"OAUTHBEARER\"\n{endpoint}"),
+        "kafka.sasl_oauthbearer_client_id: missing; sasl_oauthbearer_token_endpoint_url needs it",
+    );
+    let endpoint = format!("{endpoint}\nsasl_oauthbearer_client_id = \"shipper\"");
+    check_kafka(
+        &format!("{sasl} = \"OAUTHBEARER\"\nsasl_token_file = \"t\"\n{endpoint}"),
+        "kafka.sasl_oauthbearer_token_endpoint_url: cannot stand beside sasl_token_file; choose",
+    );
+    check_kafka(
+        &format!(
+            "{sasl} = \"OAUTHBEARER\"\nsasl_token_file = \"t\"\nsasl_oauthbearer_scope = \"s\""
+        ),
+        "kafka.sasl_oauthbearer_scope: of use only with sasl_oauthbearer_token_endpoint_url",
+    );
+    check_kafka(
+        &format!("{sasl} = \"PLAIN\"\n{user}\nsasl_oauthbearer_client_id = \"shipper\""),
+        "kafka.sasl_oauthbearer_client_id: of no use with sasl_mechanism = \"PLAIN\"",
+    );
+    check_kafka(
+        "security_protocol = \"SSL\"\nsasl_oauthbearer_scope = \"s\"",
+        "kafka.sasl_oauthbearer_scope: of use only with security_protocol = \"SASL_SSL\" or \
+         \"SASL_PLAINTEXT\", not \"SSL\"",
+    );
+    check_kafka(
+        &format!("{sasl} = \"OAUTHBEARER\"\n{}", endpoint.replace("https:", "http:")),
+        "kafka.sasl_oauthbearer_token_endpoint_url: would send the client's secret for all to \
+         read; use https://",
+    );
+    let config = parse(&format!(
+        "[kafka]\nbootstrap_servers = [\"a:1\"]\nsecurity_protocol = \"SASL_PLAINTEXT\"\n\
+         sasl_mechanism = \"OAUTHBEARER\"\nssl_ca_file = \"/ca.pem\"\n{endpoint}"
+    ));
+    assert!(config.unwrap().kafka.sasl_oauthbearer_scope.is_none());
     check_kafka(
         "security_protocol = \"SASL_SSL\"\nsasl_mechanism = \"GSSAPI\"",
         "kafka.sasl_mechanism: GSSAPI (Kerberos) is not built in: it needs the Cyrus SASL and \
@@ -669,6 +708,42 @@ fn what_would_make_a_connection_less_safe_than_it_looks_is_refused() {
          sasl_mechanism = \"PLAIN\"\nsasl_plain_without_tls = true\n{user}"
     ));
     assert!(config.unwrap().kafka.security_protocol.has_sasl());
+}
+
+#[test]
+fn a_clients_secret_goes_out_of_this_host_over_tls_only() {
+    let check = |url: &str, problem: &str| {
+        let key = "sasl_oauthbearer_token_endpoint_url";
+        check_kafka(&format!("{key} = {url:?}"), &format!("kafka.{key}: {problem}"));
+    };
+    let clear = "would send the client's secret for all to read; use https://";
+    check("http://login.example.org/token", clear);
+    check("http://127.0.0.1.example.org/token", clear);
+    check("http://10.0.0.1:8080/token", clear);
+    check("http://[::2]/token", clear);
+    let example = "must be the URL of a token endpoint, as in \
+                   \"https://login.example.org/oauth2/token\"";
+    for url in [
+        "",
+        "/token",
+        "login.example.org",
+        "ftp://a/token",
+        "https://",
+        "https://a/#b",
+        "https://a/\n",
+    ] {
+        check(url, example);
+    }
+    check(
+        "https://shipper:secret@login.example.org/token",
+        "must not hold credentials; use sasl_oauthbearer_client_id and \
+         sasl_oauthbearer_client_secret_file",
+    );
+    for url in
+        ["http://localhost:8080/t", "http://127.0.0.2/t", "http://[::1]:1/t", "https://a/t?p=1"]
+    {
+        assert_eq!(values::token_endpoint(url).as_deref(), Ok(url));
+    }
 }
 
 #[test]
@@ -701,6 +776,7 @@ fn what_the_example_leaves_out_may_be_put_in() {
         .lines()
         // Not beside a password.
         .filter(|line| !line.starts_with("#api_key_file") && !line.starts_with("#sasl_token_file"))
+        .filter(|line| !line.starts_with("#sasl_oauthbearer_"))
         .map(|line| match line.strip_prefix('#') {
             None if line.starts_with("security_protocol") => "security_protocol = \"SASL_SSL\"",
             Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,

@@ -3,10 +3,12 @@
 use crate::index::fields::Field;
 use crate::index::index_name::IndexName;
 use std::fmt::Write as _;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+
+use ureq::http::Uri;
 
 /// Of what is waited for: far above any sense, and far below where adding to a clock could
 /// overflow.
@@ -220,6 +222,33 @@ pub(super) fn http_host(text: &str) -> Result<String, String> {
         return Err("must be http://host:port and nothing else, as in \"http://es-1:9200\"".into());
     }
     Ok(text.to_owned())
+}
+
+/// Reads the address of a provider's token endpoint, to which a secret goes: over TLS, or not out
+/// of this host.
+///
+/// The value is never shown: it might hold a password.
+pub(super) fn token_endpoint(text: &str) -> Result<String, String> {
+    let uri: Option<Uri> = text.parse().ok().filter(|_| !text.contains('#'));
+    let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?)));
+    let Some((scheme @ ("https" | "http"), authority)) = parts else {
+        let example = "https://login.example.org/oauth2/token";
+        return Err(format!("must be the URL of a token endpoint, as in {example:?}"));
+    };
+    if authority.as_str().contains('@') {
+        return Err("must not hold credentials; use sasl_oauthbearer_client_id and \
+                    sasl_oauthbearer_client_secret_file"
+            .to_owned());
+    }
+    if scheme == "http" && !is_this_host(authority.host()) {
+        return Err("would send the client's secret for all to read; use https://".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn is_this_host(host: &str) -> bool {
+    let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    host == "localhost" || address.is_some_and(|address| address.is_loopback())
 }
 
 fn is_host_port(text: &str) -> bool {

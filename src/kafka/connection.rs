@@ -233,6 +233,7 @@ fn authenticate(
         let answer = exchange(transport, &request, "SaslAuthenticate answer")?;
         let answer = messages::sasl_authenticate_answer(version, &answer)?;
         if answer.code != 0 {
+            exchanged.is_refused();
             let problem = answer.problem.map_or_else(|| named(answer.code), str::to_owned);
             return Err(Error::Sasl(problem));
         }
@@ -523,5 +524,77 @@ impl<T> Connection<T> {
 impl<T> AsFd for Connection<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.transport.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::mutations;
+    use super::*;
+
+    /// Returns a connection with three requests open.
+    fn connection(listener: &TcpListener) -> Connection<usize> {
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("accepted");
+        let transport = Transport::Plain(stream);
+        let opened = Opened { transport, versions: Versions::default(), expires_at: None };
+        let mut connection = Connection::new(opened, Instant::now());
+        for n in 0..3 {
+            connection.send(0, "shipper", n, Instant::now(), |_, _| {});
+        }
+        connection
+    }
+
+    fn answers() -> Vec<u8> {
+        let answer = |id: u8, body: &[u8]| {
+            [&[0, 0, 0, 4 + body.len() as u8, 0, 0, 0, id][..], body].concat()
+        };
+        [answer(1, b"one"), answer(2, b""), answer(3, &[3; 40])].concat()
+    }
+
+    #[test]
+    fn answers_are_cut_out_of_what_comes_however_it_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let bytes = answers();
+        for cut in 0..=bytes.len() {
+            let mut connection = connection(&listener);
+            let mut taken = Vec::new();
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                connection.input.extend_from_slice(part);
+                connection.take_answers(&mut taken).expect("well formed");
+            }
+            let bodies: Vec<_> = taken.iter().map(|answer| (answer.what, &*answer.body)).collect();
+            assert_eq!(bodies, [(0, &b"one"[..]), (1, b""), (2, &[3; 40])]);
+            assert!(connection.input.is_empty() && connection.pending.is_empty());
+        }
+    }
+
+    #[test]
+    fn no_bytes_of_a_broker_are_taken_for_an_answer_that_nobody_waits_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut connection = connection(&listener);
+        mutations::each(&answers(), 5000, |bytes| {
+            connection.input = bytes.to_vec();
+            connection.pending.clear();
+            for n in 0..3 {
+                let (correlation_id, sent_at) = (n as i32 + 1, Instant::now());
+                connection.pending.push_back(Pending {
+                    correlation_id,
+                    version: 0,
+                    sent_at,
+                    what: n,
+                });
+            }
+            let mut taken = Vec::new();
+            let result = connection.take_answers(&mut taken);
+            let order: Vec<usize> = taken.iter().map(|answer| answer.what).collect();
+            assert_eq!(order, (0..taken.len()).collect::<Vec<_>>());
+            let n_bytes: usize = taken.iter().map(|answer| 8 + answer.body.len()).sum();
+            match result {
+                Ok(()) => assert_eq!(connection.input, bytes[n_bytes..]),
+                Err(error) => assert!(matches!(error, Error::Undecodable(_)), "{error}"),
+            }
+        });
     }
 }

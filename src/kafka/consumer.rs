@@ -10,7 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::error::Error as StdError;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,6 +26,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::tls::ca_file;
+use super::token::{Token, TokenSource};
 use crate::config::{EndpointIdentification, IndexConfig, KafkaConfig};
 use crate::error::Error;
 use crate::secret;
@@ -72,7 +73,9 @@ pub(super) struct Context {
     /// What is none of our business, or said by whoever uses the consumer.
     ignored: &'static [RDKafkaErrorCode],
     /// Of OAUTHBEARER.
-    token_file: Option<PathBuf>,
+    tokens: Option<TokenSource>,
+    /// The token that was given last.
+    token: Mutex<Option<Token>>,
     rebalances: Mutex<VecDeque<Rebalance>>,
     /// The consumer is being dropped: nobody asks for rebalances any more.
     is_leaving: AtomicBool,
@@ -81,9 +84,6 @@ pub(super) struct Context {
     has_complaints: AtomicBool,
 }
 
-/// How long the token is used for new connections before its file is read again.
-const TOKEN_TIME: Duration = Duration::from_secs(60);
-
 /// How often a complaint is logged while its cause lasts.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -91,10 +91,12 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn StdError>> {
-        let file = self.token_file.as_ref().ok_or("no token was asked for")?;
-        let lifetime = SystemTime::now().duration_since(UNIX_EPOCH)? + TOKEN_TIME;
+        let token = self.tokens.as_ref().ok_or("no token was asked for")?.token()?;
+        let use_time = token.use_time(Instant::now());
+        let lifetime = SystemTime::now().duration_since(UNIX_EPOCH)? + use_time;
+        *self.token.lock().expect("no holder panics") = Some(token.clone());
         Ok(OAuthToken {
-            token: secret::read(file)?,
+            token: token.text().to_owned(),
             // The broker takes the name out of the token.
             principal_name: "shipper".to_owned(),
             lifetime_ms: lifetime.as_millis() as i64,
@@ -116,6 +118,12 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code().is_some_and(|code| self.ignored.contains(&code)) {
             return;
+        }
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Authentication)
+            && let Some(tokens) = &self.tokens
+            && let Some(token) = self.token.lock().expect("no holder panics").take()
+        {
+            tokens.is_refused(&token);
         }
         // A reason begins with the broker it is about, and goes on with changing counts.
         let broker = reason.split(": ").next().unwrap_or_default();
@@ -152,9 +160,9 @@ impl Context {
     pub(super) fn new(
         about: String,
         ignored: &'static [RDKafkaErrorCode],
-        token_file: Option<PathBuf>,
+        kafka: &KafkaConfig,
     ) -> Context {
-        Context { about, ignored, token_file, ..Context::default() }
+        Context { about, ignored, tokens: TokenSource::of(kafka), ..Context::default() }
     }
 
     /// Complains no more: the consumer is being dropped.
@@ -205,7 +213,7 @@ impl Consumer {
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", kafka.allow_auto_create_topics.to_string());
         let about = format!("{} as group {}", index.topics.join(", "), index.group_id);
-        let context = Context::new(about, &[], kafka.sasl_token_file.clone());
+        let context = Context::new(about, &[], kafka);
         let inner: BaseConsumer<Context> = config.create_with_context(context).map_err(failed)?;
         Ok(Consumer { inner })
     }

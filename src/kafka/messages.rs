@@ -10,6 +10,7 @@
 //! and skip all.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use super::Error;
 
@@ -768,8 +769,8 @@ pub(super) struct ProduceAnswer {
 /// What became of one batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ProduceOutcome {
-    /// Empty from v13 on.
-    pub(super) topic: String,
+    /// Empty from v13 on. One for all partitions: a broken answer must not multiply it.
+    pub(super) topic: Arc<str>,
     /// Zero before v13.
     pub(super) topic_id: TopicId,
     pub(super) partition: i32,
@@ -790,9 +791,9 @@ pub(super) fn produce_answer(version: i16, body: &[u8]) -> Result<ProduceAnswer,
     reader.tags()?;
     let topics = reader.array(|reader| {
         let (topic, topic_id) = if version >= PRODUCE_BY_ID {
-            (String::new(), reader.chunk()?)
+            ("".into(), reader.chunk()?)
         } else {
-            let topic = reader.string()?.unwrap_or_default().to_owned();
+            let topic: Arc<str> = reader.string()?.unwrap_or_default().into();
             (topic, TopicId::default())
         };
         let outcomes = reader.array(|reader| {
@@ -837,6 +838,9 @@ pub(super) fn produce_answer(version: i16, body: &[u8]) -> Result<ProduceAnswer,
     let brokers = reader.tag_zero(|reader| reader.array(broker))?.unwrap_or_default();
     Ok(ProduceAnswer { throttle_ms, items: topics.into_iter().flatten().collect(), brokers })
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {
@@ -1263,7 +1267,7 @@ mod tests {
             topic.partition_responses = vec![partition];
             if version >= 13 {
                 topic.topic_id = uuid_of([9; 16]);
-                (expected.topic, expected.topic_id) = (String::new(), [9; 16]);
+                (expected.topic, expected.topic_id) = ("".into(), [9; 16]);
             } else {
                 topic.name = string("a").into();
             }

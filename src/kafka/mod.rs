@@ -7,6 +7,7 @@
 //! record_batch   an arena -> RecordBatch v2 bytes, compressed, checksummed
 //! messages       the requests and their answers, as bytes
 //! tls            the handshake, certificates
+//! token          what OAUTHBEARER shows a broker, and where it comes from
 //! sasl           how a broker learns who we are
 //! connection     one TCP or TLS connection: framing, requests in flight
 //! cluster        brokers, topics, leaders
@@ -52,12 +53,15 @@ mod connection;
 pub mod consumer;
 pub mod health;
 mod messages;
+#[cfg(test)]
+mod mutations;
 mod partition;
 pub mod producer;
 pub mod read_back;
 pub mod record_batch;
 mod sasl;
 mod tls;
+mod token;
 mod verdict;
 
 use std::fmt;
@@ -89,6 +93,8 @@ pub enum Error {
     Sasl(String),
     /// A secret cannot be had.
     Secret(io::Error),
+    /// No token is to be had; says from where, and why.
+    Token(String),
     /// No answer for this long.
     NoAnswer(Duration),
     /// Bytes that are no answer to what was asked; names the answer.
@@ -117,6 +123,7 @@ impl fmt::Display for Error {
             Error::Tls(problem) => write!(f, "{problem}"),
             Error::Sasl(problem) => write!(f, "not authenticated: {problem}"),
             Error::Secret(source) => write!(f, "{source}"),
+            Error::Token(problem) => write!(f, "no token for OAUTHBEARER: {problem}"),
             Error::NoAnswer(time) => write!(f, "no answer for {time:?}"),
             Error::Undecodable(what) => write!(f, "cannot decode its {what}"),
             Error::Refused(code) => {

@@ -1292,7 +1292,7 @@ impl Worker {
     }
 
     fn topic_of(&self, item: &ProduceOutcome) -> Option<&Arc<str>> {
-        match item.topic.as_str() {
+        match &*item.topic {
             "" => self.cluster.topic_by_id(item.topic_id),
             name => self.cluster.topics().map(|(topic, _)| topic).find(|t| &***t == name),
         }

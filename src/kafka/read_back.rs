@@ -236,7 +236,7 @@ fn open(
         .set("enable.partition.eof", "true");
     let about = format!("{topic} partition {partition}, read back");
     let ignored = &[GroupAuthorizationFailed, TopicAuthorizationFailed];
-    let context = Context::new(about, ignored, kafka.sasl_token_file.clone());
+    let context = Context::new(about, ignored, kafka);
     config.create_with_context(context).map_err(ReadBackError::Client)
 }
 

@@ -12,6 +12,7 @@ use openssl::sign::Signer;
 use openssl::{base64, error::ErrorStack};
 
 use super::Error;
+use super::token::{Token, TokenSource};
 use crate::config::{KafkaConfig, SaslMechanism};
 use crate::secret;
 
@@ -28,8 +29,8 @@ pub(super) enum Exchange {
     Plain(Vec<u8>),
     /// A token.
     Bearer {
-        /// The one message.
-        message: Vec<u8>,
+        token: Token,
+        source: TokenSource,
         /// The broker has said why it will not do, and waits for our leave to end.
         is_refused: bool,
     },
@@ -40,7 +41,7 @@ pub(super) enum Exchange {
 impl Exchange {
     /// Begins with the secret as it is now.
     ///
-    /// Errors: `Secret`, `Tls` where OpenSSL has no random numbers.
+    /// Errors: `Secret`, `Token`, `Tls` where OpenSSL has no random numbers.
     pub(super) fn begin(config: &KafkaConfig, mechanism: SaslMechanism) -> Result<Exchange, Error> {
         let read = |file: &Option<_>| {
             let file: &std::path::PathBuf = file.as_ref().expect("seen to by the configuration");
@@ -53,9 +54,8 @@ impl Exchange {
                 Exchange::Plain(format!("\0{user}\0{password}").into_bytes())
             }
             SaslMechanism::OAuthBearer => {
-                let token = read(&config.sasl_token_file)?;
-                let message = format!("n,,\x01auth=Bearer {token}\x01\x01").into_bytes();
-                Exchange::Bearer { message, is_refused: false }
+                let source = TokenSource::of(config).expect("seen to by the configuration");
+                Exchange::Bearer { token: source.token()?, source, is_refused: false }
             }
             SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => {
                 let digest = match mechanism {
@@ -74,8 +74,18 @@ impl Exchange {
     /// Returns the first message.
     pub(super) fn first(&self) -> Vec<u8> {
         match self {
-            Exchange::Plain(message) | Exchange::Bearer { message, .. } => message.clone(),
+            Exchange::Plain(message) => message.clone(),
+            Exchange::Bearer { token, .. } => {
+                format!("n,,\x01auth=Bearer {}\x01\x01", token.text()).into_bytes()
+            }
             Exchange::Scram(scram) => format!("n,,{}", scram.first_bare).into_bytes(),
+        }
+    }
+
+    /// The broker has ended it with an error.
+    pub(super) fn is_refused(&self) {
+        if let Exchange::Bearer { token, source, .. } = self {
+            source.is_refused(token);
         }
     }
 
@@ -87,10 +97,15 @@ impl Exchange {
             Exchange::Plain(_) => Ok(None),
             Exchange::Bearer { .. } if answer.is_empty() => Ok(None),
             // Source: RFC 7628, section 3.2.3.
-            Exchange::Bearer { is_refused, .. } => match std::mem::replace(is_refused, true) {
-                false => Ok(Some(b"\x01".to_vec())),
-                true => Err(broken("it goes on after it has refused the token")),
-            },
+            Exchange::Bearer { token, source, is_refused } => {
+                match std::mem::replace(is_refused, true) {
+                    false => {
+                        source.is_refused(token);
+                        Ok(Some(b"\x01".to_vec()))
+                    }
+                    true => Err(broken("it goes on after it has refused the token")),
+                }
+            }
             Exchange::Scram(scram) => scram.next(answer),
         }
     }
@@ -196,6 +211,7 @@ fn no_crypto(errors: ErrorStack) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mutations;
     use super::*;
 
     /// Source: RFC 7677, section 3.
@@ -251,6 +267,35 @@ mod tests {
             let mut scram = first(b"r=abcd,s=AAAA,i=4096").expect("taken");
             let error = scram.next(answer).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}, expected {problem}");
+        }
+    }
+
+    /// More is waited for by the rules, but not in a test.
+    fn has_few_iterations(answer: &[u8]) -> bool {
+        let answer = String::from_utf8_lossy(answer);
+        let iterations = attribute(&answer, 'i').ok().and_then(|text| text.parse().ok());
+        iterations.is_none_or(|iterations: usize| iterations < 5000)
+    }
+
+    #[test]
+    fn no_message_of_a_broker_does_harm() {
+        let scram =
+            || Scram::new(MessageDigest::sha256(), "user", "pencil".to_owned(), "abc".to_owned());
+        mutations::each(b"r=abcd,s=W22Z,i=4096", 200, |answer| {
+            if has_few_iterations(answer) {
+                // Nothing but the proof that was asked for, or a reason.
+                match scram().next(answer) {
+                    Ok(message) => assert!(message.expect("a proof").starts_with(b"c=biws,r=abc")),
+                    Err(error) => assert!(matches!(error, Error::Sasl(_)), "{error}"),
+                }
+            }
+        });
+        for last in [&b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="[..], b"e=other-error"] {
+            mutations::each(last, 10_000, |answer| {
+                let mut scram = scram();
+                scram.server_signature = Some(vec![7; 32]);
+                assert!(scram.next(answer).is_err(), "nobody knows the password");
+            });
         }
     }
 }

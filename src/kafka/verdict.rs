@@ -77,6 +77,18 @@ const TABLE: &[Row] = &[
     row(103, "INCONSISTENT_TOPIC_ID", Verdict::Refresh, "the topic was deleted or made anew"),
 ];
 
+/// Error codes of other answers that a broker may give us, for the log.
+const OTHERS: &[(i16, &str)] = &[
+    (14, "COORDINATOR_LOAD_IN_PROGRESS"),
+    (15, "COORDINATOR_NOT_AVAILABLE"),
+    (16, "NOT_COORDINATOR"),
+    (33, "UNSUPPORTED_SASL_MECHANISM"),
+    (34, "ILLEGAL_SASL_STATE"),
+    (41, "NOT_CONTROLLER"),
+    (51, "CONCURRENT_TRANSACTIONS"),
+    (58, "SASL_AUTHENTICATION_FAILED"),
+];
+
 fn find(code: i16) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.code == code)
 }
@@ -98,7 +110,9 @@ pub(super) fn may_be_another_topic(code: i16) -> bool {
 
 /// Returns name and number for the log.
 pub(super) fn named(code: i16) -> String {
-    find(code).map_or_else(|| format!("{code}"), |row| format!("{} ({code})", row.name))
+    let other = || OTHERS.iter().find(|(other, _)| *other == code).map(|(_, name)| *name);
+    let name = find(code).map(|row| row.name).or_else(other);
+    name.map_or_else(|| format!("{code}"), |name| format!("{name} ({code})"))
 }
 
 /// Returns what the operator should know about `code`, with the broker's own words if there are.
@@ -143,16 +157,12 @@ mod tests {
 
     #[test]
     fn each_code_has_the_name_that_kafka_gives_it() {
-        for row in TABLE.iter().filter(|row| row.code != 0) {
-            let error = kafka_protocol::ResponseError::try_from_code(row.code);
+        let rows = TABLE.iter().map(|row| (row.code, row.name)).filter(|(code, _)| *code != 0);
+        for (code, ours) in rows.chain(OTHERS.iter().copied()) {
+            let error = kafka_protocol::ResponseError::try_from_code(code);
             let name = format!("{:?}", error.expect("kafka-protocol knows it"));
             let squeeze = |name: &str| name.replace('_', "").to_lowercase();
-            assert!(
-                squeeze(row.name).starts_with(&squeeze(&name)),
-                "{} is {name}, not {}",
-                row.code,
-                row.name
-            );
+            assert!(squeeze(ours).starts_with(&squeeze(&name)), "{code} is {name}, not {ours}");
         }
     }
 

@@ -109,7 +109,8 @@ struct State {
     memory: BTreeMap<(i32, i64), VecDeque<Remembered>>,
     strict: bool,
     next_producer_id: i64,
-    failing_producer_ids: u32,
+    /// How often InitProducerId still fails, and with which code.
+    failing_producer_ids: (u32, i16),
     topic_exists: bool,
     batch_len_max: usize,
     /// Newest version of ApiVersions; -1 for a broker that hangs up on what it does not know.
@@ -186,8 +187,8 @@ impl Broker {
         self
     }
 
-    pub fn failing_producer_ids(&self, n: u32) -> &Broker {
-        self.state.lock().unwrap().failing_producer_ids = n;
+    pub fn failing_producer_ids(&self, n: u32, code: i16) -> &Broker {
+        self.state.lock().unwrap().failing_producer_ids = (n, code);
         self
     }
 
@@ -237,6 +238,15 @@ impl Broker {
             }
         }
         ids
+    }
+
+    /// How many records each batch in the log of a partition has.
+    pub fn batch_lens(&self, partition: i32) -> Vec<i64> {
+        let state = self.state.lock().unwrap();
+        let batches = state.batches.get(&partition).into_iter().flatten();
+        let ends: Vec<i64> =
+            [0].into_iter().chain(batches.map(|batch| end_offset(batch))).collect();
+        ends.windows(2).map(|pair| pair[1] - pair[0]).collect()
     }
 
     /// Values in the log of a partition.
@@ -390,9 +400,10 @@ impl Broker {
     fn producer_id(&self) -> InitProducerIdResponse {
         let mut state = self.state.lock().unwrap();
         let mut answer = InitProducerIdResponse::default();
-        if state.failing_producer_ids > 0 {
-            state.failing_producer_ids -= 1;
-            (answer.error_code, answer.producer_id) = (15, (-1).into());
+        let (n_left, code) = &mut state.failing_producer_ids;
+        if *n_left > 0 {
+            *n_left -= 1;
+            (answer.error_code, answer.producer_id) = (*code, (-1).into());
             return answer;
         }
         answer.producer_id = state.next_producer_id.into();

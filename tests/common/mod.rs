@@ -54,6 +54,23 @@ pub fn samples(first: usize, n: usize) -> Vec<Sample> {
     (first..first + n).map(sample).collect()
 }
 
+/// `n` batches for partition 0 of ten records each, which are numbered throughout.
+pub fn batches(n: usize) -> Vec<(i32, Vec<Sample>)> {
+    (0..n).map(|n| (0, numbered(n * 10, 10))).collect()
+}
+
+pub fn numbered(first: usize, n: usize) -> Vec<Sample> {
+    let mut samples = samples(first, n);
+    for (n, sample) in samples.iter_mut().enumerate() {
+        sample.value = (first + n).to_string().into_bytes();
+    }
+    samples
+}
+
+pub fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}
+
 /// Bytes of ground that each record of [`shipped`] covers.
 pub const GROUND_LEN: u64 = 100;
 
