@@ -5,6 +5,9 @@ use std::mem::size_of;
 
 use kafka_protocol::messages as theirs;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult,
+};
 use kafka_protocol::messages::describe_producers_response::{
     PartitionResponse, ProducerState, TopicResponse,
 };
@@ -12,7 +15,8 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::produce_response::{
-    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
+    TopicProduceResponse,
 };
 use kafka_protocol::protocol::{Encodable, HeaderVersion, StrBytes};
 
@@ -113,7 +117,13 @@ impl Heap for ProduceOutcome {
 
 impl Heap for ProduceAnswer {
     fn heap(&self) -> usize {
-        self.items.heap()
+        self.items.heap() + self.brokers.heap()
+    }
+}
+
+impl Heap for MaxMessageBytes {
+    fn heap(&self) -> usize {
+        self.message.heap()
     }
 }
 
@@ -220,6 +230,12 @@ fn no_answer_to_describe_producers_does_harm() {
 
 fn produce(version: i16, topic: &str, n_partitions: usize) -> Vec<u8> {
     let mut partition = PartitionProduceResponse::default().with_base_offset(5);
+    let mut endpoints = Vec::new();
+    if version >= 10 {
+        let leader = LeaderIdAndEpoch::default().with_leader_id(2.into()).with_leader_epoch(7);
+        partition.current_leader = leader;
+        endpoints = vec![NodeEndpoint::default().with_host(string("b")).with_port(9092)];
+    }
     if version >= 8 {
         let error = BatchIndexAndErrorMessage::default()
             .with_batch_index_error_message(Some(string("too old")));
@@ -229,7 +245,21 @@ fn produce(version: i16, topic: &str, n_partitions: usize) -> Vec<u8> {
     let topic = TopicProduceResponse::default()
         .with_name(if version >= PRODUCE_BY_ID { Default::default() } else { string(topic).into() })
         .with_partition_responses(vec![partition; n_partitions]);
-    encoded(&theirs::ProduceResponse::default().with_responses(vec![topic; 2]), version)
+    let answer = theirs::ProduceResponse::default().with_responses(vec![topic; 2]);
+    encoded(&answer.with_node_endpoints(endpoints), version)
+}
+
+#[test]
+fn no_answer_to_describe_configs_does_harm() {
+    let config = DescribeConfigsResourceResult::default()
+        .with_name(string("max.message.bytes"))
+        .with_value(Some(string("1048588")));
+    let result = DescribeConfigsResult::default().with_configs(vec![config; 3]);
+    let answer = theirs::DescribeConfigsResponse::default().with_results(vec![result]);
+    for version in Api::DescribeConfigs.versions() {
+        let bytes = encoded(&answer, version);
+        check(&bytes, |bytes| max_message_bytes_answer(version, bytes));
+    }
 }
 
 #[test]
