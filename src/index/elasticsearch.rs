@@ -336,7 +336,7 @@ impl Bulk {
                     {
                         prepend(&mut parts, halves(&part));
                     }
-                    if self.next_host().is_err() {
+                    if self.hosts.iter().all(|host| host.failures > 0) {
                         self.set_state(State::Unreachable(why), on_state);
                     }
                     while let Err(wait) = self.next_host()
