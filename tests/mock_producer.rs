@@ -47,6 +47,7 @@ fn records_of_several_partitions_on_three_brokers_arrive_as_they_were_sent() {
     }
 }
 
+/// Torture: 66.
 #[test]
 fn a_broker_that_goes_and_comes_back_loses_nothing() {
     let cluster = MockCluster::new(2).unwrap();

@@ -396,7 +396,7 @@ fn first_occurrences(values: Vec<String>) -> Vec<String> {
     values.into_iter().filter(|line| seen.insert(line.clone())).collect()
 }
 
-/// Torture: 49.
+/// Torture: 49, 75.
 #[test]
 fn a_broker_that_is_away_lets_no_memory_group_run_over() {
     let Some(group) = MemoryGroup::new(64 << 20) else { return };
@@ -490,7 +490,7 @@ fn take_signs(manager: &UnixDatagram, shipper: &Shipper, n_wanted: Option<usize>
 
 /// The hub reads a log, behind its first bytes, with preadv(2), the producer waits with poll(2).
 ///
-/// Torture: 63.
+/// Torture: 63, 92.
 #[test]
 fn a_thread_that_hangs_gives_the_service_manager_no_sign_of_life() {
     for (thread, syscall, said) in
@@ -568,6 +568,7 @@ fn copy(from: &Path, to: &Path) {
 
 // ---- brokers ----
 
+/// Torture: 65.
 #[test]
 fn a_broker_that_comes_late_is_waited_for_and_named_once() {
     let mut scene = Scene::new("server.log");

@@ -308,6 +308,7 @@ fn each<T: Sync>(rows: &[T], check: impl Fn(&T) + Sync) {
     });
 }
 
+/// Torture: 67, 68, 72, 87, 93.
 #[test]
 fn each_error_code_of_produce_has_the_fate_that_the_table_says() {
     each(PRODUCE, |(code, name, fate)| check(*code, name, *fate));
@@ -329,6 +330,7 @@ fn no_row_of_the_producers_table_is_without_a_case() {
     assert_eq!(rows, cases[..cases.len() - 1]);
 }
 
+/// Torture: 73.
 #[test]
 fn nothing_is_sent_before_there_is_a_producer_id_whatever_the_broker_says() {
     each(INIT_PRODUCER_ID, |(code, name)| {

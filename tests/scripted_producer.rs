@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::broker::{Broker, Trouble};
-use common::{batches, config, deliver, numbered, numbers};
+use common::{batches, config, deliver, numbered, numbers, send};
 use crossbeam_channel::unbounded;
 use log_shipper::config::{Compression, KafkaConfig};
 use log_shipper::kafka::producer::{Delivery, Producer, Receipt};
@@ -51,6 +51,7 @@ fn five_requests_are_in_flight_and_each_batch_has_its_offset() {
     assert_eq!(offsets, (1..11).map(|n| n * 10).collect::<Vec<i64>>());
 }
 
+/// Torture: 66, 80.
 #[test]
 fn a_connection_cut_before_the_answer_is_made_anew_and_nothing_repeated() {
     check(Trouble::Cut);
@@ -75,6 +76,7 @@ fn an_answer_that_makes_no_sense_is_treated_as_none() {
     check(Trouble::AppendedAndMisnamed);
 }
 
+/// Torture: 77, 88.
 #[test]
 fn a_request_that_is_not_answered_in_time_is_sent_again() {
     check(Trouble::AppendedAndSilent);
@@ -92,6 +94,7 @@ fn what_arrived_before_a_restart_of_the_broker_is_not_repeated() {
     assert!(receipts.iter().all(|receipt| !receipt.may_repeat));
 }
 
+/// Torture: 87.
 #[test]
 fn a_broker_that_has_lost_our_sequence_gets_the_records_under_a_new_producer_id() {
     let broker = Broker::start();
@@ -103,6 +106,7 @@ fn a_broker_that_has_lost_our_sequence_gets_the_records_under_a_new_producer_id(
     assert!(receipts.iter().all(|receipt| !receipt.may_repeat));
 }
 
+/// Torture: 87.
 #[test]
 fn a_batch_of_which_nobody_knows_whether_it_arrived_is_rather_repeated_and_said_so() {
     let broker = Broker::start();
@@ -172,6 +176,7 @@ fn the_first_batch_under_a_producer_id_goes_alone() {
     }
 }
 
+/// Torture: 70.
 #[test]
 fn a_topic_made_anew_gets_what_follows_in_order() {
     let broker = Broker::start();
@@ -198,6 +203,7 @@ fn a_batch_that_was_refused_while_a_later_one_was_taken_is_not_lost() {
     assert_eq!(broker.producer_ids(0), [1000, 1001]);
 }
 
+/// Torture: 91.
 #[test]
 fn a_throttled_producer_waits_for_as_long_as_it_is_told() {
     let broker = Broker::start();
@@ -212,6 +218,7 @@ fn a_throttled_producer_waits_for_as_long_as_it_is_told() {
     assert!(told_at.elapsed() < Duration::from_secs(10));
 }
 
+/// Torture: 90.
 #[test]
 fn brokers_of_any_age_are_spoken_to_in_a_version_they_know() {
     for (api_versions_max, hang_up, produce) in
@@ -226,6 +233,31 @@ fn brokers_of_any_age_are_spoken_to_in_a_version_they_know() {
     }
 }
 
+/// Torture: 89.
+#[test]
+fn a_broker_that_does_not_know_the_codec_is_named_and_gets_nothing() {
+    let broker = Broker::start();
+    broker.produce_versions(3, 6);
+    let producer = Producer::start(&config(&broker.address), Compression::Zstd, None).unwrap();
+    let (reply, deliveries) = unbounded();
+    send(&producer, 0, &topic(), 0, &numbered(0, 10), &reply);
+    let reporter = producer.reporter();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let reason = loop {
+        let report = reporter.report(Duration::from_secs(20)).expect("it answers");
+        if let Some(trouble) = report.brokers.into_iter().find_map(|broker| broker.trouble) {
+            break trouble.reason;
+        }
+        assert!(Instant::now() < deadline, "nothing is said");
+        std::thread::yield_now();
+    };
+    assert_eq!(reason, "it does not know zstd: set batch.compression to another codec");
+    assert!(broker.values(0).is_empty());
+    let settled = deliveries.try_iter().any(|it| matches!(it, Delivery::Settled(_)));
+    assert!(!settled, "nothing is given up");
+}
+
+/// Torture: 70.
 #[test]
 fn a_missing_topic_is_waited_for() {
     let broker = Broker::start();

@@ -248,7 +248,7 @@ impl Provider {
     }
 }
 
-/// Case 85 of the torture list.
+/// Torture: 85.
 #[test]
 fn a_provider_may_be_away_until_its_tokens_end_and_what_waits_goes_on_after() {
     // With it the broker ends sessions with their tokens. KIP-368.
@@ -347,7 +347,7 @@ fn both_walks_speak_with_every_listener() {
     }
 }
 
-/// Case 72 of the torture list.
+/// Torture: 72.
 #[test]
 fn what_acl_prints_is_enough_where_all_else_is_denied() {
     let secured = Secured::up("4.1.1", "allow.everyone.if.no.acl.found=false");
@@ -394,7 +394,7 @@ fn what_acl_prints_is_enough_where_all_else_is_denied() {
     assert!(status.success() && !log.contains("WARN"), "{log}");
 }
 
-/// Case 82 of the torture list.
+/// Torture: 82.
 #[test]
 fn what_does_not_fit_is_said_and_nothing_goes_out_before_it_does() {
     let secured = Secured::up("4.1.1", "");
@@ -470,7 +470,7 @@ fn what_does_not_fit_is_said_and_nothing_goes_out_before_it_does() {
     site.check(1000, &tail);
 }
 
-/// Cases 83 and 84 of the torture list.
+/// Torture: 83, 84.
 #[test]
 fn a_certificate_that_is_rotated_under_load_is_taken_up() {
     let secured = Secured::up("4.1.1", "");

@@ -89,7 +89,7 @@ fn the_fallback_is_asked_where_the_broker_of_this_host_is_down() {
     assert_eq!(scene.values_after(3, shipper), numbered(0..3));
 }
 
-/// Case 81 of the torture list: what stands in for a name that leads nowhere while others do.
+/// Torture: 81.
 #[test]
 fn a_name_that_leads_nowhere_keeps_nobody_from_the_others() {
     let mut scene = Scene::new("server.log");

@@ -36,7 +36,7 @@ fn tls_broker(pem: &Path, newest: Option<SslVersion>) -> u16 {
     })
 }
 
-/// Case 82 of the torture list.
+/// Torture: 82.
 #[test]
 fn tls_that_will_not_do_is_named_and_never_done_without() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -695,11 +695,6 @@ fn what_would_make_a_connection_less_safe_than_it_looks_is_refused() {
     ));
     assert!(config.unwrap().kafka.sasl_oauthbearer_scope.is_none());
     check_kafka(
-        "security_protocol = \"SASL_SSL\"\nsasl_mechanism = \"GSSAPI\"",
-        "kafka.sasl_mechanism: GSSAPI (Kerberos) is not built in: it needs the Cyrus SASL and \
-         Kerberos libraries of the host; use SCRAM-SHA-512 over TLS, or a TLS certificate",
-    );
-    check_kafka(
         "security_protocol = \"SSL\"\nssl_key_file = \"keys/k.pem\"",
         "kafka.ssl_key_file: must be an absolute path, not \"keys/k.pem\"",
     );
@@ -873,4 +868,14 @@ fn a_file_cut_anywhere_is_refused_or_read_but_never_panics() {
             assert!(!problems.to_string().is_empty(), "cut at {end}");
         }
     }
+}
+
+/// Torture: 86.
+#[test]
+fn kerberos_is_refused_by_its_name_with_what_there_is_instead() {
+    check_kafka(
+        "security_protocol = \"SASL_SSL\"\nsasl_mechanism = \"GSSAPI\"",
+        "kafka.sasl_mechanism: GSSAPI (Kerberos) is not built in: it needs the Cyrus SASL and \
+         Kerberos libraries of the host; use SCRAM-SHA-512 over TLS, or a TLS certificate",
+    );
 }

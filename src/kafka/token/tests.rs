@@ -177,7 +177,7 @@ fn a_token_that_is_no_longer_fresh_or_was_refused_is_replaced() {
     assert_eq!(provider.n_asked(), 3);
 }
 
-/// Case 85 of the torture list.
+/// Torture: 85.
 #[test]
 fn while_the_endpoint_is_down_the_token_at_hand_serves_until_its_end() {
     let down = denies("503 Service Unavailable", "<html>");
