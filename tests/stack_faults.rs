@@ -9,6 +9,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
@@ -55,15 +56,20 @@ fn brokers() -> MutexGuard<'static, Option<Brokers>> {
 
 impl Brokers {
     fn up() -> Brokers {
+        // It waits for that of an earlier process to be done.
         let wipe = format!(
-            "read -r _; KAFKA_NAME={KAFKA} {}/kafka.sh wipe; {}",
+            "echo ready; read -r _; KAFKA_NAME={KAFKA} {}/kafka.sh wipe; {}",
             env("SHIPPER_STACK_SCRIPTS"),
             Network::REMOVE
         );
+        let lock = Path::new(&env("SHIPPER_STACK_DIR")).join("faults.lock");
         let mut keeper = Command::new("setsid");
-        keeper.args(["sh", "-c", &wipe]).env("STACK_DIR", env("SHIPPER_STACK_DIR"));
-        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        keeper.arg("flock").arg(lock).args(["sh", "-c", &wipe]);
+        keeper.env("STACK_DIR", env("SHIPPER_STACK_DIR"));
+        keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut keeper = start(&mut keeper).expect("it starts");
+        let mut ready = [0; 6];
+        keeper.stdout.take().expect("piped").read_exact(&mut ready).expect("it runs");
 
         let network = Network::new();
         // Other tests use the ports before, and may begin while these are being ended.
@@ -83,6 +89,7 @@ impl Brokers {
     }
 
     fn run(&self, command: &str, node: u32) {
+        println!("{} {command} {node}", jiff::Timestamp::now());
         self.server.run(&[command, &node.to_string()]);
     }
 
@@ -339,6 +346,13 @@ impl<'a> Load<'a> {
     }
 }
 
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        // Before their folders go.
+        self.stop_writing();
+    }
+}
+
 impl Outcome {
     /// What it said beside the usual.
     fn words(&self) -> Vec<&str> {
@@ -408,7 +422,8 @@ fn a_leader_that_is_stopped_for_a_minute() {
     let node = load.leader(0);
     let began = Instant::now();
     brokers.run("pause", node);
-    assert_eq!(brokers.pid(node).and_then(state), Some('T'));
+    let is_stopped = || (brokers.pid(node).and_then(state)? == 'T').then_some(());
+    wait_for(PATIENCE, "stop", is_stopped, String::new);
     load.recover(&[node]);
     let elsewhere = began.elapsed();
     println!("stopped leader: all had arrived with the others {elsewhere:?} later");
