@@ -6,7 +6,9 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kafka_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
 use kafka_protocol::messages::create_acls_request::AclCreation;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
 use kafka_protocol::messages::delete_records_request::{
@@ -14,12 +16,14 @@ use kafka_protocol::messages::delete_records_request::{
 };
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    CreateAclsRequest, CreateTopicsRequest, DeleteAclsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeProducersRequest, FetchRequest, InitProducerIdRequest,
-    MetadataRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+    AlterClientQuotasRequest, CreateAclsRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteAclsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeProducersRequest,
+    FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
+    ProduceRequest, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use log_shipper::config::Compression;
@@ -32,6 +36,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a broker is waited for that may be paused, where another one can answer, too.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a broker is waited for that is asked again and again and may be paused.
+const POLL_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// How ListOffsets is asked for the high watermark.
+const LATEST: i64 = -1;
 
 /// How long a leader may leave a fetch unanswered that finds nothing, in milliseconds: four times
 /// what a follower asks for (`replica.fetch.wait.max.ms`, 500 by default).
@@ -52,6 +62,16 @@ pub type ProducerId = (i64, i16);
 
 /// What a leader knows of a producer: its id, its epoch, and its last sequence number.
 pub type KnownProducer = (i64, i32, i32);
+
+/// A partition, as its leader sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct PartitionState {
+    /// Number of its node.
+    pub leader: i32,
+    pub n_in_sync: usize,
+    /// High watermark: how many records were ever acknowledged.
+    pub end: u64,
+}
 
 /// A cluster of which these brokers are known, `host:port,host:port`.
 pub struct Cluster {
@@ -161,6 +181,42 @@ impl Cluster {
         })
     }
 
+    /// Returns the first `n_partitions` of a topic; `None` where one has no leader that answers at
+    /// once.
+    pub fn partitions(&self, topic: &str, n_partitions: i32) -> Option<Vec<PartitionState>> {
+        let ask_one = |address| ask_within(POLL_TIMEOUT, address, &metadata(topic), 9).ok();
+        let answers: Vec<_> = self.addresses().filter_map(ask_one).collect();
+        (0..n_partitions).map(|partition| state_of(&answers, topic, partition)).collect()
+    }
+
+    /// Has a topic have so many partitions more than it has now.
+    pub fn add_partitions(&self, topic: &str, n_partitions: i32) {
+        let more = CreatePartitionsTopic::default()
+            .with_name(name(topic))
+            .with_count(n_partitions)
+            .with_assignments(None);
+        let request =
+            CreatePartitionsRequest::default().with_topics(vec![more]).with_timeout_ms(30_000);
+        let answer = self.ask_any(&request, 2);
+        assert_eq!(answer.results[0].error_code, 0, "{answer:?}");
+        (0..n_partitions).for_each(|partition| drop(self.leader(topic, partition)));
+    }
+
+    /// Lets clients of this id send so many bytes a second to each broker, or as many as they want.
+    pub fn set_quota(&self, client_id: &str, bytes_per_second: Option<f64>) {
+        let entity = EntityData::default()
+            .with_entity_type(string("client-id"))
+            .with_entity_name(Some(string(client_id)));
+        let op = OpData::default()
+            .with_key(string("producer_byte_rate"))
+            .with_value(bytes_per_second.unwrap_or_default())
+            .with_remove(bytes_per_second.is_none());
+        let entry = EntryData::default().with_entity(vec![entity]).with_ops(vec![op]);
+        let request = AlterClientQuotasRequest::default().with_entries(vec![entry]);
+        let answer = self.ask_any(&request, 1);
+        assert_eq!(answer.entries[0].error_code, 0, "{answer:?}");
+    }
+
     /// Returns what the leader says it knows, or its error.
     pub fn producers(&self, topic: &str, partition: i32) -> Result<Vec<KnownProducer>, i16> {
         until("known producers", || {
@@ -235,6 +291,31 @@ pub fn producers_at(address: &str, topic: &str, partition: i32) -> Result<Vec<Kn
     let mut known: Vec<KnownProducer> = known.collect();
     known.sort_unstable();
     Ok(known)
+}
+
+/// Returns what is known of a partition from what several brokers say.
+fn state_of(answers: &[MetadataResponse], topic: &str, partition: i32) -> Option<PartitionState> {
+    let found = answers.iter().filter_map(|answer| {
+        let mut partitions = answer.topics.first()?.partitions.iter();
+        Some((answer, partitions.find(|found| found.partition_index == partition)?))
+    });
+    // One that has slept does not know yet who leads.
+    let (answer, newest) = found.max_by_key(|(_, found)| found.leader_epoch)?;
+    let leader = answer.brokers.iter().find(|broker| broker.node_id == newest.leader_id)?;
+    let end = end_at(&format!("{}:{}", &*leader.host, leader.port), topic, partition)?;
+    Some(PartitionState { leader: *newest.leader_id, n_in_sync: newest.isr_nodes.len(), end })
+}
+
+/// Returns the high watermark; `None` if this is not the leader.
+fn end_at(address: &str, topic: &str, partition: i32) -> Option<u64> {
+    let latest =
+        ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(LATEST);
+    let latest = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![latest]);
+    let request =
+        ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(vec![latest]);
+    let answer = ask_within(POLL_TIMEOUT, address, &request, 4).ok()?;
+    let answer = &answer.topics[0].partitions[0];
+    (answer.error_code == 0).then(|| u64::try_from(answer.offset).ok())?
 }
 
 /// Waits until a leader has answered every fetch that its followers, paused by now, had sent:

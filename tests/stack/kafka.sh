@@ -19,6 +19,10 @@
 #                             node 1, on localhost from KAFKA_PORT + 20 on: SSL that asks
 #                             for a certificate, SASL_SSL, SASL_PLAINTEXT (user shipper,
 #                             password shipper-secret); what has an ACL is closed to others
+#   KAFKA_OUTSIDE             address of this machine: two more listeners of each node there,
+#                             for clients of another network namespace: node N at KAFKA_PORT +
+#                             19 + N, advertised as that address, and at KAFKA_PORT + 22 + N,
+#                             advertised as nodeN.kafka.test
 # STACK_DIR/NAME/nodeN/logs holds server.log and its siblings. A rotation is
 # log4j's own: the first record of a new hour (minute, second) renames the file.
 # `provoke` gives, each time, five ERROR records and one WARN in server.log, the
@@ -34,7 +38,7 @@
 
 KAFKA_NAME=${KAFKA_NAME:-kafka}
 ROOT=$STACK_DIR/$KAFKA_NAME
-SETTINGS=(KAFKA_VERSION KAFKA_NODES KAFKA_PORT KAFKA_CONTROLLER_PORT KAFKA_ROLL KAFKA_HEAP KAFKA_EXTRA KAFKA_SECURED)
+SETTINGS=(KAFKA_VERSION KAFKA_NODES KAFKA_PORT KAFKA_CONTROLLER_PORT KAFKA_ROLL KAFKA_HEAP KAFKA_EXTRA KAFKA_SECURED KAFKA_OUTSIDE)
 CLUSTER_ID=c3RhY2stdGVzdC1jbHVzdA # any 16 bytes in base64url
 
 settings() {
@@ -46,6 +50,7 @@ settings() {
   KAFKA_HEAP=${KAFKA_HEAP:-400m}
   KAFKA_EXTRA=${KAFKA_EXTRA:-}
   KAFKA_SECURED=${KAFKA_SECURED:-}
+  KAFKA_OUTSIDE=${KAFKA_OUTSIDE:-}
   case $KAFKA_NODES in 1 | 3) ;; *) die "KAFKA_NODES is 1 or 3" ;; esac
   case $KAFKA_ROLL in
     hourly | minutely | secondly) ;;
@@ -102,7 +107,7 @@ PROPERTIES
 }
 
 configure() {
-  local n voters='' replicas=1 in_sync=1 port listeners='' protocols='' users=()
+  local n voters='' replicas=1 in_sync=1 port listeners='' advertised protocols='' users=()
   if [ "$KAFKA_NODES" = 3 ]; then replicas=3 in_sync=2; fi
   for ((n = 1; n <= KAFKA_NODES; n++)); do
     voters+=${voters:+,}$n@127.0.0.1:$((KAFKA_CONTROLLER_PORT + n - 1))
@@ -115,6 +120,13 @@ configure() {
       users+=(--add-scram "SCRAM-SHA-$n=[name=shipper,password=shipper-secret]")
     done
   fi
+  advertised=$listeners
+  if [ -n "$KAFKA_OUTSIDE" ]; then
+    port=$((PORT + 20)) n=${NODE##*/node}
+    listeners+=,OUTSIDE://$KAFKA_OUTSIDE:$port,NAMED://$KAFKA_OUTSIDE:$((port + 3))
+    advertised+=,OUTSIDE://$KAFKA_OUTSIDE:$port,NAMED://node$n.kafka.test:$((port + 3))
+    protocols+=,OUTSIDE:PLAINTEXT,NAMED:PLAINTEXT
+  fi
   mkdir -p "$NODE/logs"
   {
     cat <<PROPERTIES
@@ -122,7 +134,7 @@ process.roles=broker,controller
 node.id=${NODE##*/node}
 controller.quorum.voters=$voters
 listeners=CLIENT://127.0.0.1:$PORT,CONTROLLER://127.0.0.1:$CONTROLLER_PORT$listeners
-advertised.listeners=CLIENT://127.0.0.1:$PORT$listeners
+advertised.listeners=CLIENT://127.0.0.1:$PORT$advertised
 inter.broker.listener.name=CLIENT
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT$protocols

@@ -5,6 +5,8 @@
 pub mod certificates;
 pub mod faults;
 #[cfg(feature = "stack")]
+pub mod network;
+#[cfg(feature = "stack")]
 pub mod stack;
 pub mod tail;
 
