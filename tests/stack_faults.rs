@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use common::client::{Cluster, PartitionState};
 use log_shipper::kafka::record_batch::partition_for;
-use log_shipper::tail::encode;
 use support::network::{self, Network, Rule};
 use support::stack::{OwnServer, PATIENCE, Writer, assert_same, env, seq_of, unique, write_config};
 use support::{Shipper, TopicReader, counter, shipper_binary, start, wait_for};
@@ -192,7 +191,7 @@ impl<'a> Load<'a> {
         let folders = (0..N_PARTITIONS as i32).map(|partition| {
             let path = |n| folder.path().join(format!("log-{n}"));
             let key =
-                |path: &Path| encode::key("h1", path.join("server.log").as_os_str().as_bytes());
+                |path: &Path| [b"h1", path.join("server.log").as_os_str().as_bytes()].concat();
             let goes_there =
                 |path: &PathBuf| partition_for(&key(path), N_PARTITIONS as i32) == partition;
             (0..).map(path).find(goes_there).expect("one of many")
