@@ -26,7 +26,8 @@
 //! [`config`] is what the operator may say, [`error`] what stops a walk, [`metrics`] what is
 //! counted, [`planted`] the bugs that tests must find, [`rejected`] where records go that no topic
 //! takes, [`secret`] how passwords and keys are read, [`service`] what the service manager is told,
-//! [`status`] what whoever asks is told, [`cli`] what a person types.
+//! [`status`] what whoever asks is told, [`time`] the times that logs are written with, [`cli`] what a
+//! person types.
 
 pub mod batch;
 pub mod cli;

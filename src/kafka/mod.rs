@@ -41,6 +41,8 @@
 //! - A request of a version the broker does not know closes the connection. ApiVersions is asked
 //!   first; a broker that does not know its version answers in version 0, with error 35.
 //! - Topics are named by id from Produce v13 on.
+//! - A broker that does not lead a partition any more says in its answer who does, from Produce v10
+//!   on (KIP-951), often before a broker that is asked for leaders knows it.
 //! - The broker closes a connection after ten idle minutes. That is no trouble and not logged.
 //! - A throttled client is answered at once and then not read from; it must not send for as long
 //!   as the answer says.
