@@ -517,8 +517,9 @@ pub struct BatchConfig {
     pub count_max: u32,
     /// How long the first record of a batch waits for others. Default: `10ms`. Minimum: `0ms`.
     pub linger: Duration,
-    /// Sealed batches under way at once, over all partitions; memory grows with it. Default:
-    /// `5`. Minimum: `1`.
+    /// Sealed batches under way at once, over all partitions; memory grows with it. One batch's
+    /// worth beside them goes to partitions that have none, so that one without a leader does not
+    /// stop the others. Default: `5`. Minimum: `1`.
     pub in_flight_max: usize,
     /// Codec of a batch. Default: `lz4`. One of `none`, `gzip`, `snappy`, `lz4`, `zstd`.
     pub compression: Compression,

@@ -88,6 +88,9 @@ const TURN_BYTES: usize = 1024 * 1024;
 /// They are most of the memory of a walk at full rate.
 const UNCOMPRESSED_MAX: usize = 1;
 
+/// Files that are passed over, one after the other, for their partitions have enough under way.
+const BLOCKED_MAX: usize = 64;
+
 /// Bytes that should be free where the state is: many times what the journal grows by between two
 /// saves.
 const STATE_ROOM: u64 = 256 * 1024;
@@ -181,6 +184,8 @@ struct Hub<'a> {
     spare: Vec<RecordArena>,
     ledger: Ledger,
     under_way: usize,
+    /// Those of them beside as many as may be, with the bytes of their records.
+    extras: HashMap<BatchId, usize>,
     /// Batches of those whose arenas have not come back.
     uncompressed: usize,
     records_under_way: u64,
@@ -333,6 +338,8 @@ struct OpenBatch {
     n_keyless: i32,
     /// Bytes of records after which it is sealed.
     bytes_max: usize,
+    /// The next record did not go into it, and it could not be sealed.
+    is_full: bool,
     records: RecordArena,
     spans: Vec<Span>,
     /// The same ground, each piece such that it can be cut into events again by itself.
@@ -422,6 +429,7 @@ impl<'a> Hub<'a> {
             spare: Vec::new(),
             ledger: Ledger::default(),
             under_way: 0,
+            extras: HashMap::new(),
             uncompressed: 0,
             records_under_way: 0,
             next_batch: 0,
@@ -518,16 +526,27 @@ impl<'a> Hub<'a> {
 
     /// Gives each ready file a turn; `false` if no batch could be sealed.
     fn read_ready(&mut self) -> bool {
-        for _ in 0..self.ready.len() {
+        let mut n_blocked = 0;
+        let n_ready = self.ready.len();
+        for _ in 0..n_ready {
             let Some(source) = self.ready.pop_front() else {
                 break;
             };
             let throttle = self.throttle.as_mut();
             self.throttled_until =
                 throttle.and_then(|throttle| throttle.closed_until(Instant::now()));
-            if self.throttled_until.is_some() || !self.bound_open_batches() {
+            if self.throttled_until.is_some() {
                 self.ready.push_front(source);
                 return false;
+            }
+            if self.must_wait(source) {
+                n_blocked += 1;
+                if self.is_blocked_for_all(n_blocked) {
+                    self.ready.push_front(source);
+                    return false;
+                }
+                self.ready.push_back(source);
+                continue;
             }
             let Some(mut life) = self.lives.remove(&source) else {
                 continue;
@@ -549,11 +568,33 @@ impl<'a> Hub<'a> {
                 self.take_room_back(&mut life);
             }
             self.lives.insert(source, life);
-            if !self.after_turn(source, turn) {
-                return false;
+            if turn == Turn::Blocked {
+                n_blocked += 1;
+                if self.is_blocked_for_all(n_blocked) {
+                    self.enqueue_first(source);
+                    return false;
+                }
+                self.enqueue(source);
+            } else {
+                self.after_turn(source, turn);
             }
         }
-        true
+        n_blocked == 0 || n_blocked < n_ready
+    }
+
+    /// Whether what keeps so many files from being read keeps the others, too: it is not what their
+    /// partitions have under way, or they would have had their turn.
+    fn is_blocked_for_all(&self, n_blocked: usize) -> bool {
+        !self.is_full() || self.uncompressed >= UNCOMPRESSED_MAX || n_blocked >= BLOCKED_MAX
+    }
+
+    /// Whether nothing of a life can be put into a batch: that of its partition is full, or all
+    /// together are, and cannot be sealed.
+    fn must_wait(&mut self, source: SourceId) -> bool {
+        let is_over = !self.bound_open_batches();
+        let stream = self.lives.get(&source).map(|life| &self.streams[life.stream]);
+        let slot = stream.and_then(|stream| stream.slot);
+        slot.is_some_and(|slot| (is_over || self.open[slot].is_full) && !self.can_send(slot))
     }
 
     /// Gives the file the room to read into. One that had to stop amid its events kept it, for
@@ -721,14 +762,10 @@ impl<'a> Hub<'a> {
         successor.is_some_and(|next| next.stat_now().is_ok_and(|stat| stat.size > 0))
     }
 
-    /// Acts on how a turn ended; `false` if no batch could be sealed.
-    fn after_turn(&mut self, source: SourceId, turn: Turn) -> bool {
+    /// Acts on how a turn ended.
+    fn after_turn(&mut self, source: SourceId, turn: Turn) {
         match turn {
-            Turn::More => self.enqueue(source),
-            Turn::Blocked => {
-                self.enqueue_first(source);
-                return false;
-            }
+            Turn::More | Turn::Blocked => self.enqueue(source),
             Turn::Wait(deadline) => self.timers_set(source, deadline),
             Turn::HandOver => {
                 self.set_phase(source, Phase::Lingering);
@@ -746,7 +783,6 @@ impl<'a> Hub<'a> {
             Turn::Truncated { n_unread } => self.on_truncated(source, n_unread),
             Turn::Replaced => self.begin_new_life(source),
         }
-        true
     }
 
     fn set_phase(&mut self, source: SourceId, phase: Phase) {
@@ -867,7 +903,9 @@ impl<'a> Hub<'a> {
         if self.open[slot].has_only_passed() {
             self.settle_passed(slot);
         }
-        self.open[slot].has_room(size, self.config) || self.seal(slot)
+        let has_room = self.open[slot].has_room(size, self.config) || self.seal(slot);
+        self.open[slot].is_full = !has_room;
+        has_room
     }
 
     /// Puts an event that stands in the topic already into a batch without records; `false` if
@@ -926,9 +964,21 @@ impl<'a> Hub<'a> {
 
     // ---- batches ----
 
-    /// Whether another batch may be sealed: few enough are under way, and not yet compressed.
-    fn can_send(&self) -> bool {
-        self.under_way < self.config.batch.in_flight_max && self.uncompressed < UNCOMPRESSED_MAX
+    /// Whether the open batch of a slot may be sealed: few enough are under way, and not yet
+    /// compressed. Of a partition with none under way one may go beside those, as long as these are
+    /// not more than a batch together: partitions whose leader is away must not stop the others.
+    fn can_send(&self, slot: usize) -> bool {
+        let open = &self.open[slot];
+        let is_extra = || {
+            let n_bytes = self.extras.values().sum::<usize>() + open.records.len();
+            open.feedback.is_all_acked() && n_bytes <= self.config.batch.bytes_max
+        };
+        self.uncompressed < UNCOMPRESSED_MAX && (!self.is_full() || is_extra())
+    }
+
+    /// Whether as many batches are under way as may be of any partitions.
+    fn is_full(&self) -> bool {
+        self.under_way >= self.config.batch.in_flight_max
     }
 
     /// Sends the open batch of a slot; `false` while as many as may be are under way.
@@ -937,13 +987,17 @@ impl<'a> Hub<'a> {
             self.settle_passed(slot);
             return true;
         }
-        if !self.can_send() {
+        if !self.can_send(slot) {
             return false;
+        }
+        if self.is_full() {
+            self.extras.insert(BatchId(self.next_batch), self.open[slot].records.len());
         }
         let spare = self.spare.pop();
         let fresh =
             spare.unwrap_or_else(|| RecordArena::with_capacity(self.config.batch.bytes_max));
         let open = &mut self.open[slot];
+        open.is_full = false;
         let batch = Batch {
             id: BatchId(self.next_batch),
             topic: Arc::clone(&open.topic),
@@ -1065,8 +1119,8 @@ impl<'a> Hub<'a> {
         let linger = self.config.batch.linger;
         for slot in 0..self.open.len() {
             let is_due = self.open[slot].due(linger).is_some_and(|due| now >= due);
-            if is_due && !self.seal(slot) {
-                return;
+            if is_due {
+                self.seal(slot);
             }
         }
     }
@@ -1101,6 +1155,7 @@ impl<'a> Hub<'a> {
             open.feedback.on_acked(Instant::now());
         }
         self.under_way -= 1;
+        self.extras.remove(&receipt.batch);
         self.records_under_way -= u64::from(receipt.n_records);
         let next_offset = receipt.base_offset + i64::from(receipt.n_records);
         let is_known = receipt.base_offset >= 0 && receipt.rejects.is_empty();
@@ -1219,6 +1274,7 @@ impl<'a> Hub<'a> {
                 partition,
                 n_keyless,
                 bytes_max,
+                is_full: false,
                 records: RecordArena::default(),
                 spans: Vec::new(),
                 segments: Vec::new(),
@@ -1293,9 +1349,8 @@ impl<'a> Hub<'a> {
 
     fn next_deadline(&self) -> Instant {
         let linger = self.config.batch.linger;
-        let has_room = self.can_send();
-        let due = |open: &OpenBatch| open.due(linger).filter(|_| has_room);
-        let batches = self.open.iter().filter_map(due);
+        let due = |slot: usize| self.open[slot].due(linger).filter(|_| self.can_send(slot));
+        let batches = (0..self.open.len()).filter_map(due);
         let save = (self.dirty && !self.saving).then_some(self.save_due);
         let timer = self.timers.first().map(|(deadline, _)| *deadline);
         let others = batches.chain(save).chain(timer).chain(self.throttled_until);

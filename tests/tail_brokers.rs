@@ -3,11 +3,13 @@
 mod support;
 
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use log_shipper::kafka::record_batch::partition_for;
 use serde_json::Value;
-use support::tail::{LIMIT, Scene, lines, numbered};
+use support::tail::{LIMIT, Scene, TOPIC, lines, numbered};
 use support::{Shipper, broker_down, run, shipper_binary, wait_for};
 
 /// An address at which nobody listens: nobody is given a port that was just given back.
@@ -101,6 +103,51 @@ fn a_name_that_leads_nowhere_keeps_nobody_from_the_others() {
     scene.wait_for_records(3, &shipper);
     shipper.wait_for_log("broker nowhere.invalid:9092: cannot resolve its name", LIMIT);
     assert_eq!(scene.values_after(3, shipper), numbered(0..3));
+}
+
+/// Torture: 67.
+#[test]
+fn partitions_without_a_leader_do_not_keep_files_of_another_from_being_shipped() {
+    const N_PARTITIONS: i32 = 8;
+    let mut scene = Scene::with_partitions("*.log", N_PARTITIONS);
+    // One small batch after the other, more of them than may be under way.
+    scene.set("[batch]", "count_max", "10");
+    let name_for = |partition| {
+        let goes_there = |name: &String| {
+            let key = [b"h1", scene.logs.path(name).as_os_str().as_bytes()].concat();
+            partition_for(&key, N_PARTITIONS) == partition
+        };
+        (0..).map(|n| format!("{n}.log")).find(goes_there).expect("one of many")
+    };
+    let names: Vec<String> = (0..N_PARTITIONS).map(name_for).collect();
+    let (led, others) = names.split_first().expect("eight");
+    for partition in 1..N_PARTITIONS {
+        scene.cluster.partition_leader(TOPIC, partition, None).expect("taken");
+    }
+    let shipper = scene.start();
+    for name in others {
+        scene.logs.append(name, lines(0..500));
+    }
+    shipper.wait_for_log("has no leader", LIMIT);
+    wait_for_status(&scene, &shipper, "batches that wait", |it| {
+        it["kafka"]["batches_unacknowledged"].as_u64() >= Some(5)
+    });
+    for n in 0..5 {
+        scene.logs.append(led, lines(n * 100..(n + 1) * 100));
+        let records = scene.wait_for_records((n + 1) * 100, &shipper);
+        assert!(records.iter().all(|record| record.partition == 0));
+    }
+
+    for partition in 1..N_PARTITIONS {
+        scene.cluster.partition_leader(TOPIC, partition, Some(1)).expect("given back");
+    }
+    scene.wait_for_records(500 * names.len(), &shipper);
+    scene.stop(shipper);
+    for partition in 0..N_PARTITIONS {
+        let records = scene.records().iter().filter(|record| record.partition == partition);
+        let values: Vec<String> = records.map(support::Record::text).collect();
+        assert_eq!(values, numbered(0..500), "partition {partition}");
+    }
 }
 
 /// The hub is asked, too: what hangs is said after seconds, in place of nothing.

@@ -86,10 +86,10 @@ pub fn summary(config: &Config) -> String {
         );
         let event_bytes_max = config.input.iter().map(|input| input.event_bytes_max).max();
         text += &format!(
-            "  memory: {in_flight} batches under way and as much being filled x {} = {}, and up to {} \
+            "  memory: {in_flight} batches under way, one beside and as much being filled x {} = {}, and up to {} \
              for each open file\n",
             show_bytes(batch.bytes_max),
-            show_bytes(2 * in_flight * batch.bytes_max),
+            show_bytes((2 * in_flight + 1) * batch.bytes_max),
             show_bytes(event_bytes_max.unwrap_or(0))
         );
     }
@@ -362,7 +362,7 @@ kafka: localhost:9092, as shipper
 tail:
   input[0]: /var/log/kafka/server.log, /var/log/kafka/controller.log to topic broker-logs, events as Kafka writes them, from the beginning
   batch: 1MB, 50000 records or 10ms, lz4
-  memory: 5 batches under way and as much being filled x 1MB = 10MB, and up to 512KiB for each open file
+  memory: 5 batches under way, one beside and as much being filled x 1MB = 11MB, and up to 512KiB for each open file
 index:
   topics: broker-logs, as group shipper-index
   error topic: broker-errors

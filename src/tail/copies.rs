@@ -94,7 +94,7 @@ impl Hub<'_> {
         let Some(source) = self.in_place(stream) else {
             return false;
         };
-        let can_send = self.can_send();
+        let can_send = self.streams[stream].slot.is_some_and(|slot| self.can_send(slot));
         let life = self.lives.get_mut(&source).expect("lives of queues are open");
         let look = match life.harvester.is_parked() {
             true => life.stat_now().map(|now| match now.size < life.events.read_offset() {
@@ -108,8 +108,7 @@ impl Hub<'_> {
         }
         // One that has a name was read by an earlier process.
         let is_unread = life.events.read_offset() == 0 && life.file_id.is_none();
-        let has_turns =
-            life.phase == Phase::Reading && self.streams[stream].slot.is_some() && can_send;
+        let has_turns = life.phase == Phase::Reading && can_send;
         if is_unread && !has_turns {
             // Its copies are files of their own then, and opened before they are gone.
             life.note_head();

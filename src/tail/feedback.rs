@@ -132,6 +132,11 @@ impl Feedback {
         None
     }
 
+    /// Whether no batch that was sealed waits for the broker.
+    pub(super) fn is_all_acked(&self) -> bool {
+        self.under_way == 0
+    }
+
     /// A batch was acknowledged.
     pub(super) fn on_acked(&mut self, now: Instant) {
         // Batches that a run before this one had sealed are acknowledged, too.
