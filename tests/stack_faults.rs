@@ -12,7 +12,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,8 +42,9 @@ struct Brokers {
     cluster: Cluster,
     network: Network,
     port: u32,
-    /// What reads it takes brokers and network away when this process ends, however it does.
-    _end: ChildStdin,
+    /// Takes brokers and network away when this process ends, however it does, and with it the
+    /// pipe to it.
+    _keeper: Child,
 }
 
 /// Starts them, the first time; one test has them at a time.
@@ -85,7 +86,7 @@ impl Brokers {
         let server = OwnServer::up("kafka.sh", ("KAFKA_NAME", KAFKA), &settings);
         let addresses = NODES.map(|node| format!("127.0.0.1:{}", port + node - 1));
         let cluster = Cluster::new(&addresses.join(","));
-        Brokers { server, cluster, network, port, _end: keeper.stdin.take().expect("piped") }
+        Brokers { server, cluster, network, port, _keeper: keeper }
     }
 
     fn run(&self, command: &str, node: u32) {
