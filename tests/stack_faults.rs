@@ -59,7 +59,7 @@ impl Brokers {
     fn up() -> Brokers {
         // It waits for that of an earlier process to be done.
         let wipe = format!(
-            "echo ready; read -r _; KAFKA_NAME={KAFKA} {}/kafka.sh wipe; {}",
+            "echo ready; exec >/dev/null; read -r _; KAFKA_NAME={KAFKA} {}/kafka.sh wipe; {}",
             env("SHIPPER_STACK_SCRIPTS"),
             Network::REMOVE
         );
