@@ -41,7 +41,8 @@ struct Brokers {
     cluster: Cluster,
     network: Network,
     port: u32,
-    /// What reads it takes brokers and network away when this process ends, however it does.
+    /// Takes brokers and network away when this process ends, however it does, and with it the
+    /// pipe to it.
     _keeper: Child,
 }
 
@@ -57,7 +58,7 @@ impl Brokers {
     fn up() -> Brokers {
         // It waits for that of an earlier process to be done.
         let wipe = format!(
-            "echo ready; read -r _; KAFKA_NAME={KAFKA} {}/kafka.sh wipe; {}",
+            "echo ready; exec >/dev/null; read -r _; KAFKA_NAME={KAFKA} {}/kafka.sh wipe; {}",
             env("SHIPPER_STACK_SCRIPTS"),
             Network::REMOVE
         );
@@ -88,15 +89,19 @@ impl Brokers {
     }
 
     fn run(&self, command: &str, node: u32) {
-        println!("{} {command} {node}", jiff::Timestamp::now());
+        // The log of the shipper tells what it made of that, and when.
+        println!("{:.0} kafka.sh {command} {node}", jiff::Timestamp::now());
         self.server.run(&[command, &node.to_string()]);
     }
 
     /// Undoes what a test has left that failed.
     fn heal(&self) {
         for node in NODES {
-            let is_there = self.pid(node).is_some_and(|pid| state(pid).is_some());
-            self.run(if is_there { "resume" } else { "start" }, node);
+            match self.pid(node).and_then(state) {
+                None => self.run("start", node),
+                Some('T') => self.run("resume", node),
+                Some(_) => {}
+            }
         }
     }
 
@@ -400,9 +405,7 @@ fn a_rolling_restart_of_all_brokers() {
         assert_ne!(brokers.pid(node), pid);
     }
     load.recover(&[]);
-    let outcome = load.finish("rolling restart");
-    outcome
-        .assert_says("broker ", &["cannot connect: Connection refused", "closed the connection"]);
+    load.finish("rolling restart");
 }
 
 /// Torture: 66, 67.
@@ -526,7 +529,7 @@ fn a_topic_that_is_deleted_and_made_anew_with_records_under_way() {
         is_still.then_some(())
     };
     wait_for(PATIENCE, "standstill", is_still, || load.tail.log());
-    assert!(silence.iter().all(|rule| rule.n_packets() > 0));
+    assert!(silence.iter().any(|rule| rule.n_packets() > 0), "nothing was dropped");
     let before = load.read(N_PARTITIONS);
     brokers.cluster.delete_topic(&load.topic);
     drop(silence);
@@ -719,7 +722,7 @@ fn a_quota_below_the_load() {
         states.iter().map(|partition| partition.end).sum::<u64>()
     };
     // The broker counts the ten seconds before, too, and makes wait for what was too much in them.
-    brokers.cluster.set_quota(&client_id, Some(load.bytes_per_second() / 1.5));
+    brokers.cluster.set_quota(&client_id, Some((load.bytes_per_second() / 1.5).floor()));
     let before = n_arrived(&load);
     thread::sleep(seconds(15));
     let n_arrived = n_arrived(&load) - before;
@@ -745,12 +748,12 @@ fn brokers_that_cannot_be_reached_but_for_the_seed() {
     let began = Instant::now();
     let seeds = format!("bootstrap_servers = [{:?}]", brokers.address(1));
     let mut load = Load::prepare(brokers, &seeds);
-    load.keep_up_while(1, seconds(35));
     for node in [2, 3] {
-        let line = load.tail.wait_for_log(&brokers.subject(node), Duration::ZERO);
+        let line = load.tail.wait_for_log(&brokers.subject(node), seconds(30));
         assert!(line.contains("cannot connect: "), "{line}");
     }
     println!("unreachable: named within {:?}", began.elapsed());
+    load.keep_up_while(1, seconds(10));
     assert!(rules.iter().flatten().any(|rule| rule.n_packets() > 0));
     load.peak_before = load.tail.peak_rss();
     drop(rules);
@@ -769,7 +772,7 @@ fn a_broker_whose_name_leads_nowhere() {
     let silence = Rule::new(&brokers.network, "INPUT", "-p icmp -j DROP");
     let seeds = format!("bootstrap_servers = [\"node1.kafka.test:{}\"]", brokers.named_port(1));
     let mut load = Load::prepare(brokers, &seeds);
-    load.keep_up_while(1, seconds(15));
+    load.keep_up_while(1, seconds(10));
     let subject = format!("broker node2.kafka.test:{}", brokers.named_port(2));
     println!("{}", load.tail.wait_for_log(&subject, PATIENCE));
     assert!(silence.n_packets() > 0);

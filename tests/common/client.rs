@@ -2,7 +2,7 @@
 //! somebody else than the code under test.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -374,7 +374,9 @@ fn ask_within<Q: Request>(
     let len = frame.len() as u32 - 4;
     frame[..4].copy_from_slice(&len.to_be_bytes());
 
-    let mut stream = TcpStream::connect(address)?;
+    // One that is paused may have its queue full, and let nobody in.
+    let address = address.to_socket_addrs()?.next().expect("an address");
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.write_all(&frame)?;
     let mut len = [0; 4];

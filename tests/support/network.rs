@@ -31,7 +31,8 @@ impl Network {
         fs::create_dir_all(etc()).expect("made: tests run as root");
         // `ip netns exec` puts them over those in /etc. No name server listens there.
         fs::write(etc().join("hosts"), "127.0.0.1 localhost\n").expect("written");
-        fs::write(etc().join("resolv.conf"), format!("nameserver {ADDRESS}\n")).expect("written");
+        let name_server = format!("nameserver {ADDRESS}\noptions timeout:1 attempts:1\n");
+        fs::write(etc().join("resolv.conf"), name_server).expect("written");
         for words in [
             format!("netns add {NAME}"),
             format!("link add {CABLE} type veth peer name {CABLE_INSIDE} netns {NAME}"),
