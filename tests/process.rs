@@ -587,6 +587,21 @@ fn a_broker_that_comes_late_is_waited_for_and_named_once() {
     assert_eq!(scene.values_after(3, shipper), numbered(0..3));
 }
 
+#[test]
+fn a_broker_that_is_not_needed_is_well_again_once_it_is_there() {
+    let mut scene = Scene::new("server.log");
+    let broker = scene.cluster.bootstrap_servers();
+    let (address, open) = late_broker(&broker);
+    scene.set("[kafka]", "bootstrap_servers", &format!("[{address:?}, {broker:?}]"));
+    scene.logs.append("server.log", lines(0..3));
+    let shipper = scene.start();
+    scene.wait_for_records(3, &shipper);
+    shipper.wait_for_log(&format!("broker {address}: cannot connect"), LIMIT);
+    open();
+    shipper.wait_for_log(&format!("broker {address}: well again after "), LIMIT);
+    scene.stop(shipper);
+}
+
 /// Returns an address nobody listens on, and what makes it lead to the broker.
 fn late_broker(broker: &str) -> (String, impl FnOnce() + use<>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

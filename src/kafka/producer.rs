@@ -52,6 +52,9 @@ const CONNECT_STAGGER: Duration = Duration::from_secs(1);
 const TRUST_TIME: Duration = Duration::from_secs(30 * 60);
 /// Waits that a partition is held where somebody must do something first.
 const HOLD_WAITS: u32 = 3;
+/// How often it is looked whether a broker that failed, and to which nothing is to be sent, is there
+/// again: what is said of it would be untrue for ever.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// Failures in a row after which what a leader's move explains is worth a warning.
 const MOVE_FAILURES_MAX: u32 = 2;
 
@@ -322,6 +325,8 @@ enum Request {
 struct Sent {
     /// Index into the worker's partitions.
     slot: usize,
+    /// Under which id of the topic; zero where it went by its name.
+    topic_id: TopicId,
     piece: PieceId,
 }
 
@@ -498,6 +503,7 @@ impl Worker {
             }
             if self.fatal.is_none() {
                 self.ask(now);
+                self.probe(now);
                 self.produce(now);
             }
             self.write(now);
@@ -765,22 +771,8 @@ impl Worker {
         }
         if self.metadata.is_due(now)
             && let Some(address) = self.any_broker(now)
-            && let Some(Link::Up(connection)) = self.links.get_mut(&address)
         {
-            self.metadata.under_way = true;
-            let (config, cluster) = (&self.config, &self.cluster);
-            connection.send(
-                connection.version(Api::Metadata),
-                &config.client_id,
-                Request::Metadata,
-                now,
-                |head, out| {
-                    let topics = cluster.topics().map(|(name, _)| &**name);
-                    let allow = config.allow_auto_create_topics;
-                    let request = messages::metadata_request(head, topics, allow);
-                    out.push_back(Bytes::Frame(request));
-                },
-            );
+            self.ask_metadata_of(&address, now);
         }
         if self.producer_id.is_due(now)
             && let Some(address) = self.any_broker(now)
@@ -814,6 +806,47 @@ impl Worker {
                 self.alarm.by(time);
             }
         }
+    }
+
+    /// Connects to brokers that failed, now and then, and asks them what any broker may be asked:
+    /// with the answer they are well again.
+    fn probe(&mut self, now: Instant) {
+        let failed: Vec<Arc<str>> = self.n_link_failures.keys().cloned().collect();
+        for address in failed {
+            match self.links.get(&address) {
+                Some(Link::Down { not_before }) => match *not_before + PROBE_INTERVAL {
+                    due if due <= now => _ = self.open(&address, now),
+                    due => self.alarm.by(due),
+                },
+                Some(Link::Up(connection)) if connection.n_pending() == 0 => {
+                    self.ask_metadata_of(&address, now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn ask_metadata_of(&mut self, address: &Arc<str>, now: Instant) {
+        let Some(Link::Up(connection)) = self.links.get_mut(address) else {
+            return;
+        };
+        if connection.has_expired(now) || connection.throttled_until(now).is_some() {
+            return;
+        }
+        self.metadata.under_way = true;
+        let (config, cluster) = (&self.config, &self.cluster);
+        connection.send(
+            connection.version(Api::Metadata),
+            &config.client_id,
+            Request::Metadata,
+            now,
+            |head, out| {
+                let topics = cluster.topics().map(|(name, _)| &**name);
+                let allow = config.allow_auto_create_topics;
+                let request = messages::metadata_request(head, topics, allow);
+                out.push_back(Bytes::Frame(request));
+            },
+        );
     }
 
     /// Sends the leader of a partition what is asked about it, unless that is under way.
@@ -1193,7 +1226,9 @@ impl Worker {
                     journal.sent(origin.receipt.batch, n_records, stamp);
                 }
             }
-            taken.push((Sent { slot: index, piece: id }, batch));
+            let topic = self.cluster.topic(&slot.topic);
+            let topic_id = topic.map(|topic| topic.id).unwrap_or_default();
+            taken.push((Sent { slot: index, topic_id, piece: id }, batch));
         }
         if taken.is_empty() {
             return false;
@@ -1208,10 +1243,9 @@ impl Worker {
             .zip(&batches)
             .map(|(sent, batch)| {
                 let slot = &slots[sent.slot];
-                let topic = self.cluster.topic(&slot.topic);
                 ProduceItem {
                     topic: &slot.topic,
-                    topic_id: topic.map(|topic| topic.id).unwrap_or_default(),
+                    topic_id: sent.topic_id,
                     partition: slot.index,
                     batch_len: batch.as_bytes().len(),
                 }
@@ -1302,10 +1336,14 @@ impl Worker {
     fn match_outcomes(&self, sent: &[Sent], items: Vec<ProduceOutcome>) -> Option<Vec<Outcome>> {
         let mut outcomes: Vec<Option<Outcome>> = vec![None; sent.len()];
         for item in items {
-            let topic = self.topic_of(&item);
             let position = sent.iter().position(|sent| {
                 let slot = &self.slots[sent.slot];
-                slot.index == item.partition && Some(&slot.topic) == topic
+                // Since it was sent the topic may have got another id.
+                let is_topic = match &*item.topic {
+                    "" => sent.topic_id == item.topic_id,
+                    name => &*slot.topic == name,
+                };
+                slot.index == item.partition && is_topic
             })?;
             let outcome = match verdict(item.code) {
                 Verdict::Arrived => Outcome::Arrived(item.base_offset),
