@@ -241,14 +241,16 @@ impl<'a> Load<'a> {
         self.brokers.cluster.partitions(&self.topic, N_PARTITIONS as i32)
     }
 
-    /// What each broker has been sent so far.
+    /// What each broker is sent: measured for a while, as it depends on how busy the machine is.
     fn bytes_per_second(&self) -> f64 {
+        const TIME: Duration = Duration::from_secs(5);
         let data = Path::new(&env("SHIPPER_STACK_DIR")).join(KAFKA).join("node1/data");
-        let segments = glob::glob(&format!("{}/{}-*/*.log", data.display(), self.topic));
+        let pattern = format!("{}/{}-*/*.log", data.display(), self.topic);
         let len = |path: PathBuf| path.metadata().expect("there").len();
-        let n_bytes: u64 = segments.expect("a pattern").flatten().map(len).sum();
-        let time = self.n_written()[0] as f64 / PER_SECOND as f64;
-        n_bytes as f64 / time / NODES.len() as f64
+        let n_bytes = || glob::glob(&pattern).expect("a pattern").flatten().map(len).sum::<u64>();
+        let before = n_bytes();
+        thread::sleep(TIME);
+        (n_bytes() - before) as f64 / TIME.as_secs_f64() / NODES.len() as f64
     }
 
     fn leader(&self, partition: usize) -> u32 {

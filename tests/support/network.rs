@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use super::run;
+use super::{run, wait_for};
 
 /// The machine's end of the cable.
 /// Source: RFC 2544, which keeps 198.18.0.0/15 for tests.
@@ -127,10 +128,13 @@ impl Drop for Rule<'_> {
 pub struct SlowLink<'a>(&'a Network);
 
 impl SlowLink<'_> {
+    fn show(&self) -> String {
+        must(self.0.command("tc").args(["-s", "qdisc", "show", "dev", CABLE_INSIDE]))
+    }
+
     /// How many packets had to wait.
     pub fn n_delayed(&self) -> u64 {
-        let words = ["-s", "qdisc", "show", "dev", CABLE_INSIDE];
-        let shown = must(self.0.command("tc").args(words));
+        let shown = self.show();
         let (_, rest) = shown.split_once("overlimits ").expect("counted");
         rest.split(' ').next().expect("a word").parse().expect("a number")
     }
@@ -138,6 +142,12 @@ impl SlowLink<'_> {
 
 impl Drop for SlowLink<'_> {
     fn drop(&mut self) {
+        // What waits in it leaves first: that it is lost is another fault.
+        let words =
+            format!("qdisc change dev {CABLE_INSIDE} root tbf rate 10gbit burst 10mb latency 3s");
+        must(self.0.command("tc").args(words.split(' ')));
+        let is_empty = || self.show().contains(" backlog 0b ").then_some(());
+        wait_for(Duration::from_secs(10), "an empty queue", is_empty, || self.show());
         must(self.0.command("tc").args(["qdisc", "delete", "dev", CABLE_INSIDE, "root"]));
     }
 }
