@@ -706,6 +706,10 @@ fn a_link_that_is_slower_than_the_load() {
     assert!(slow.n_delayed() > 0);
     assert!(n_written as u64 - n_arrived > 3 * PER_SECOND * N_PARTITIONS as u64, "not slow");
     drop(slow);
+    // What the link has lost, TCP sends again after a time that it has learnt from the slow link; if
+    // that is more than 10 s, the shipper makes the connection anew.
+    let time = load.catch_up(&load.all(), seconds(10) + RECOVERY);
+    println!("slow link: all had arrived {time:?} after its end");
     load.recover(&[]);
     let outcome = load.finish("slow link");
     assert!(!outcome.log.contains("no answer"), "{}", outcome.log);
@@ -721,18 +725,18 @@ fn a_quota_below_the_load() {
     let client_id = unique("client");
     let kafka = format!("{}\nclient_id = {client_id:?}", brokers.seeds());
     let mut load = Load::start_with(brokers, &kafka);
-    let n_arrived = |load: &Load<'_>| {
-        let states = load.partitions().expect("the brokers are well");
-        states.iter().map(|partition| partition.end).sum::<u64>()
-    };
     // The broker counts the ten seconds before, too, and makes wait for what was too much in them.
     brokers.cluster.set_quota(&client_id, Some((load.bytes_per_second() / 1.5).floor()));
-    let before = n_arrived(&load);
+    let is_throttled = || {
+        let mut status = Command::new(shipper_binary());
+        let told = support::run(status.args(["status", "--json", "-c"]).arg(&load.config)).ok()?;
+        String::from_utf8_lossy(&told.stdout).contains("\"state\": \"throttled\"").then_some(())
+    };
+    wait_for(PATIENCE, "a broker that throttles", is_throttled, || load.tail.log());
+    // All files go on meanwhile, in larger batches, which take less.
     thread::sleep(seconds(15));
-    let n_arrived = n_arrived(&load) - before;
-    let n_written = 15 * PER_SECOND * N_PARTITIONS as u64;
-    println!("quota: {n_arrived} of {n_written} in 15 s");
-    assert!(n_arrived < n_written * 9 / 10, "not throttled");
+    let n_arrived: u64 = load.partitions().expect("well").iter().map(|it| it.end).sum();
+    println!("quota: {n_arrived} of {:?} arrived while it holds", load.n_written());
     brokers.cluster.set_quota(&client_id, None);
     // What the brokers asked for before holds.
     let began = Instant::now();
