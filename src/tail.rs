@@ -184,8 +184,8 @@ struct Hub<'a> {
     spare: Vec<RecordArena>,
     ledger: Ledger,
     under_way: usize,
-    /// Those of them beside as many as may be, with the bytes of their records.
-    extras: HashMap<BatchId, usize>,
+    /// Those of them that this process has sealed.
+    sealed: HashMap<BatchId, Sealed>,
     /// Batches of those whose arenas have not come back.
     uncompressed: usize,
     records_under_way: u64,
@@ -331,6 +331,14 @@ struct Finished {
     is_gzipped_again: bool,
 }
 
+/// A batch under way.
+struct Sealed {
+    /// Which open batch it was.
+    slot: usize,
+    /// Bytes of its records if it is one beside as many as may be.
+    extra_bytes: usize,
+}
+
 struct OpenBatch {
     topic: Arc<str>,
     partition: i32,
@@ -429,7 +437,7 @@ impl<'a> Hub<'a> {
             spare: Vec::new(),
             ledger: Ledger::default(),
             under_way: 0,
-            extras: HashMap::new(),
+            sealed: HashMap::new(),
             uncompressed: 0,
             records_under_way: 0,
             next_batch: 0,
@@ -970,7 +978,8 @@ impl<'a> Hub<'a> {
     fn can_send(&self, slot: usize) -> bool {
         let open = &self.open[slot];
         let is_extra = || {
-            let n_bytes = self.extras.values().sum::<usize>() + open.records.len();
+            let n_bytes = self.sealed.values().map(|sealed| sealed.extra_bytes).sum::<usize>()
+                + open.records.len();
             open.feedback.is_all_acked() && n_bytes <= self.config.batch.bytes_max
         };
         self.uncompressed < UNCOMPRESSED_MAX && (!self.is_full() || is_extra())
@@ -990,9 +999,8 @@ impl<'a> Hub<'a> {
         if !self.can_send(slot) {
             return false;
         }
-        if self.is_full() {
-            self.extras.insert(BatchId(self.next_batch), self.open[slot].records.len());
-        }
+        let extra_bytes = if self.is_full() { self.open[slot].records.len() } else { 0 };
+        self.sealed.insert(BatchId(self.next_batch), Sealed { slot, extra_bytes });
         let spare = self.spare.pop();
         let fresh =
             spare.unwrap_or_else(|| RecordArena::with_capacity(self.config.batch.bytes_max));
@@ -1147,15 +1155,10 @@ impl<'a> Hub<'a> {
         // Before its ground is settled, or a crash between the two would lose the record.
         self.rejected.append(&receipt)?;
         let n_rejected = receipt.rejects.len() as u64;
-        let is_its = |open: &&mut OpenBatch| {
-            open.topic == receipt.topic
-                && (open.partition == receipt.partition || open.n_keyless > 0)
-        };
-        if let Some(open) = self.open.iter_mut().find(is_its) {
-            open.feedback.on_acked(Instant::now());
+        if let Some(Sealed { slot, .. }) = self.sealed.remove(&receipt.batch) {
+            self.open[slot].feedback.on_acked(Instant::now());
         }
         self.under_way -= 1;
-        self.extras.remove(&receipt.batch);
         self.records_under_way -= u64::from(receipt.n_records);
         let next_offset = receipt.base_offset + i64::from(receipt.n_records);
         let is_known = receipt.base_offset >= 0 && receipt.rejects.is_empty();

@@ -139,8 +139,7 @@ impl Feedback {
 
     /// A batch was acknowledged.
     pub(super) fn on_acked(&mut self, now: Instant) {
-        // Batches that a run before this one had sealed are acknowledged, too.
-        self.under_way = self.under_way.saturating_sub(1);
+        self.under_way -= 1;
         self.acked_at = Some(now);
     }
 }
