@@ -510,8 +510,8 @@ pub enum DropPageCache {
 /// `[batch]`: what goes to the broker at once.
 #[derive(Debug, Clone)]
 pub struct BatchConfig {
-    /// Bytes of uncompressed records after which a batch is sealed. Default: `1MB`. Minimum:
-    /// `16KB`. Stay below the topic's `max.message.bytes`.
+    /// Bytes of uncompressed records after which a batch is sealed, or the topic's
+    /// `max.message.bytes` if that is less and known. Default: `1MB`. Minimum: `16KB`.
     pub bytes_max: usize,
     /// Records after which a batch is sealed. Default: `50000`. Minimum: `1`.
     pub count_max: u32,

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{
     Config, Destination, ElasticsearchConfig, EndpointIdentification, IndexConfig, InputConfig,
-    KafkaConfig, Multiline, Problems, RouteConfig, SecurityProtocol, StartAt, show_bytes,
-    show_duration,
+    KafkaConfig, Key, Multiline, Problems, RouteConfig, SecurityProtocol, StartAt, TimestampPolicy,
+    show_bytes, show_duration,
 };
 
 /// What a valid configuration means.
@@ -147,6 +147,14 @@ fn show_input(input: &InputConfig) -> String {
             let _ = write!(text, ", {count} lines an event");
         }
     }
+    match &input.key {
+        Key::File => {}
+        Key::Host => text += ", in the partition of the host",
+        Key::None => text += ", without a key and in no order",
+        Key::Template(template) => {
+            let _ = write!(text, ", with the key {template}");
+        }
+    }
     match input.start_at {
         StartAt::Beginning => text += ", from the beginning",
         StartAt::End => text += ", from the end",
@@ -238,7 +246,7 @@ fn warnings(config: &Config) -> Vec<String> {
     if config.batch.bytes_max > MESSAGE_BYTES_MAX {
         warnings.push(format!(
             "batch.bytes_max: {} is more than Kafka's default max.message.bytes ({MESSAGE_BYTES_MAX}); \
-             see that the topic allows it",
+             batches are kept below that of their topic",
             show_bytes(config.batch.bytes_max)
         ));
     }
@@ -249,6 +257,12 @@ fn warnings(config: &Config) -> Vec<String> {
 fn warn_of_inputs(config: &Config, warnings: &mut Vec<String>) {
     let mut first_to_match: BTreeMap<PathBuf, usize> = BTreeMap::new();
     for (n, input) in config.input.iter().enumerate() {
+        if input.timestamp == TimestampPolicy::Event {
+            warnings.push(format!(
+                "input[{n}].timestamp: with \"event\" Kafka deletes an event that is older than \
+                 retention.ms of the topic minutes after it has taken it"
+            ));
+        }
         for (i, path) in input.paths.iter().enumerate() {
             let key = format!("input[{n}].paths[{i}]");
             if path.ends_with('*') {
@@ -390,7 +404,7 @@ index:
             elasticsearch.hosts = ["http://a:1"]
             elasticsearch.api_key_file = "{logs}/none"
             input = [
-                {{ paths = ["{logs}/*.log"], topic = "t" }},
+                {{ paths = ["{logs}/*.log"], topic = "t", timestamp = "event" }},
                 {{ paths = ["{logs}/server*", "{logs}/gone.log"], topic = "t" }},
             ]
             route = [{{ name = "all", to = "drop" }}, {{ name = "none", to = "drop" }}]
@@ -399,6 +413,7 @@ index:
         let warnings = check_text(&text).unwrap().warnings;
         let expected = [
             "host: is localhost",
+            "input[0].timestamp: with \"event\" Kafka deletes",
             "input[1].paths[0]: \"LOGS/server*\" also matches the names that files get",
             "input[1].paths[0]: \"LOGS/server*\" matches \"LOGS/server.log\", which input[0] has",
             "input[1].paths[1]: \"LOGS/gone.log\" matches no file",
