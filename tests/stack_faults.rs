@@ -233,6 +233,14 @@ impl<'a> Load<'a> {
         (0..N_PARTITIONS).collect()
     }
 
+    /// Waits until each file has got what is written to it in this time.
+    fn write_for(&self, time: Duration) {
+        let n_events = (PER_SECOND as f64 * time.as_secs_f64()) as usize;
+        for (writer, n_written) in self.writers.iter().zip(self.n_written()) {
+            writer.wait_for(n_written + n_events);
+        }
+    }
+
     fn n_written(&self) -> Vec<usize> {
         self.writers.iter().map(Writer::n_written).collect()
     }
@@ -243,14 +251,13 @@ impl<'a> Load<'a> {
 
     /// What each broker is sent: measured for a while, as it depends on how busy the machine is.
     fn bytes_per_second(&self) -> f64 {
-        const TIME: Duration = Duration::from_secs(5);
         let data = Path::new(&env("SHIPPER_STACK_DIR")).join(KAFKA).join("node1/data");
         let pattern = format!("{}/{}-*/*.log", data.display(), self.topic);
         let len = |path: PathBuf| path.metadata().expect("there").len();
         let n_bytes = || glob::glob(&pattern).expect("a pattern").flatten().map(len).sum::<u64>();
-        let before = n_bytes();
-        thread::sleep(TIME);
-        (n_bytes() - before) as f64 / TIME.as_secs_f64() / NODES.len() as f64
+        let (began, before) = (Instant::now(), n_bytes());
+        self.write_for(seconds(5));
+        (n_bytes() - before) as f64 / began.elapsed().as_secs_f64() / NODES.len() as f64
     }
 
     fn leader(&self, partition: usize) -> u32 {
@@ -443,6 +450,7 @@ fn a_leader_that_is_stopped_for_a_minute() {
     let elsewhere = load.recovered_in.remove(0);
     println!("stopped leader: all had arrived {elsewhere:?} after others led");
     assert!(elsewhere < seconds(30) + RECOVERY, "{}", load.tail.log());
+    // The fault's own length.
     thread::sleep(seconds(60).saturating_sub(began.elapsed()));
     brokers.run("resume", node);
     load.recover(&[]);
@@ -460,6 +468,7 @@ fn two_brokers_of_three_down_for_a_minute() {
     brokers.run("kill", 2);
     brokers.run("kill", 3);
     let (began, n_arrived) = (Instant::now(), load.n_written());
+    // The fault's own length.
     thread::sleep(seconds(60));
     assert!(load.partitions().is_none(), "{n_arrived:?} {:?}", load.partitions());
     thread::scope(|scope| {
@@ -524,7 +533,7 @@ fn a_topic_that_is_deleted_and_made_anew_with_records_under_way() {
     });
     let mut ends = Vec::new();
     let is_still = || {
-        thread::sleep(seconds(1));
+        load.write_for(seconds(1));
         let now: Vec<u64> = load.partitions()?.iter().map(|partition| partition.end).collect();
         let is_still = now == ends;
         ends = now;
@@ -579,7 +588,7 @@ fn partitions_that_are_added() {
     let brokers = brokers.as_ref().expect("up");
     let mut load = Load::start(brokers);
     brokers.cluster.add_partitions(&load.topic, 2 * N_PARTITIONS as i32);
-    thread::sleep(seconds(2));
+    load.write_for(seconds(2));
     load.recover(&[]);
     let is_used = |read: &BTreeMap<usize, Vec<(usize, Vec<usize>)>>| {
         read.iter().all(|(file, read)| read.len() == 1 && read[0].0 == *file)
@@ -591,7 +600,7 @@ fn partitions_that_are_added() {
     load.tail.wait(PATIENCE);
     let log = load.tail.log();
     load.tail = Shipper::spawn(&mut brokers.command(&load.config));
-    thread::sleep(seconds(2));
+    load.write_for(seconds(2));
     let n_written = load.stop_writing();
     let n_all: usize = n_written.iter().sum();
     let has_arrived = || {
@@ -619,17 +628,16 @@ fn connections_that_are_reset_and_refused() {
     let brokers = &brokers();
     let brokers = brokers.as_ref().expect("up");
     let mut load = Load::start(brokers);
-    let mut n_reset = 0;
     for _ in 0..10 {
-        n_reset += brokers.network.reset_all();
-        thread::sleep(Duration::from_millis(300));
+        // Those that were made anew meanwhile.
+        let reset = || (brokers.network.reset_all() > 0).then_some(());
+        wait_for(PATIENCE, "a connection to reset", reset, || load.tail.log());
     }
-    assert!(n_reset >= 10, "{n_reset}");
     load.recover(&[]);
     let words = format!("-p tcp -d {} -j REJECT --reject-with tcp-reset", network::ADDRESS);
     let refusal = Rule::new(&brokers.network, "OUTPUT", &words);
-    thread::sleep(seconds(5));
-    assert!(refusal.n_packets() > 3);
+    let is_refused = || (refusal.n_packets() > 30).then_some(());
+    wait_for(PATIENCE, "attempts that are refused", is_refused, || load.tail.log());
     drop(refusal);
     load.recover(&[]);
     load.finish("reset").assert_says("broker ", &["cannot connect: Connection refused"]);
@@ -681,7 +689,7 @@ fn packets_that_are_lost() {
             Rule::drop_both_ways(&brokers.network, brokers.port(*node), f64::from(percent) / 100.0)
         };
         let lossy: Vec<_> = NODES.iter().map(lossy).collect();
-        thread::sleep(seconds(5));
+        load.write_for(seconds(5));
         let n_lost: u64 = lossy.iter().flatten().map(Rule::n_packets).sum();
         assert!(n_lost > 0, "{percent} %");
         drop(lossy);
@@ -698,7 +706,7 @@ fn a_link_that_is_slower_than_the_load() {
     let brokers = brokers.as_ref().expect("up");
     let mut load = Load::start(brokers);
     let slow = brokers.network.slow("rate 64kbit burst 4kb latency 3s");
-    thread::sleep(seconds(15));
+    load.write_for(seconds(15));
     let states = load.partitions().expect("the brokers are well");
     let n_arrived: u64 = states.iter().map(|partition| partition.end).sum();
     let n_written: usize = load.n_written().iter().sum();
@@ -734,7 +742,7 @@ fn a_quota_below_the_load() {
     };
     wait_for(PATIENCE, "a broker that throttles", is_throttled, || load.tail.log());
     // All files go on meanwhile, in larger batches, which take less.
-    thread::sleep(seconds(15));
+    load.write_for(seconds(15));
     let n_arrived: u64 = load.partitions().expect("well").iter().map(|it| it.end).sum();
     println!("quota: {n_arrived} of {:?} arrived while it holds", load.n_written());
     brokers.cluster.set_quota(&client_id, None);
@@ -799,7 +807,7 @@ impl Load<'_> {
         let began = Instant::now();
         while began.elapsed() < time {
             self.catch_up(&its, RECOVERY);
-            thread::sleep(Duration::from_millis(500));
+            self.write_for(Duration::from_millis(500));
         }
     }
 }
