@@ -576,15 +576,14 @@ impl<'a> Hub<'a> {
                 self.take_room_back(&mut life);
             }
             self.lives.insert(source, life);
-            if turn == Turn::Blocked {
+            let is_blocked = turn == Turn::Blocked;
+            self.after_turn(source, turn);
+            if is_blocked {
                 n_blocked += 1;
                 if self.is_blocked_for_all(n_blocked) {
-                    self.enqueue_first(source);
+                    self.put_last_first();
                     return false;
                 }
-                self.enqueue(source);
-            } else {
-                self.after_turn(source, turn);
             }
         }
         n_blocked == 0 || n_blocked < n_ready
@@ -1316,8 +1315,8 @@ impl<'a> Hub<'a> {
         }
     }
 
-    fn enqueue_first(&mut self, source: SourceId) {
-        self.enqueue(source);
+    /// Has the file that was made ready last go on first: it had to stop amid its events.
+    fn put_last_first(&mut self) {
         if let Some(last) = self.ready.pop_back() {
             self.ready.push_front(last);
         }

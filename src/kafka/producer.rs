@@ -325,7 +325,7 @@ enum Request {
 struct Sent {
     /// Index into the worker's partitions.
     slot: usize,
-    /// Under which id of the topic; zero where it went by its name.
+    /// Under which id of the topic; zero where brokers give none.
     topic_id: TopicId,
     piece: PieceId,
 }
