@@ -23,9 +23,6 @@ use crate::config::InputConfig;
 use crate::tail::fingerprint::{Inode, Stat};
 use crate::tail::open_files::is_exhausted;
 
-/// Names that a file may have while it is being opened.
-const RENAMES_MAX: usize = 10;
-
 /// A `*` stops at a slash and leaves hidden files out, as in a shell.
 const GLOB: MatchOptions = MatchOptions {
     case_sensitive: true,
@@ -429,28 +426,6 @@ pub fn open(path: &Path) -> io::Result<(File, Stat)> {
         return Err(io::Error::other("it is not a regular file"));
     }
     Ok((file, stat))
-}
-
-/// Opens a file that stood under this name, wherever in its folder it stands by now: in a storm of
-/// rotations it has another name whenever it is to be opened, and its successor must not be read
-/// before it. Returns its name, too; another file where it is not found.
-///
-/// Errors: as [`open`].
-pub fn open_renamed(path: &Path, inode: Inode) -> io::Result<(PathBuf, File, Stat)> {
-    let mut name = path.to_path_buf();
-    for _ in 1..RENAMES_MAX {
-        match open(&name) {
-            Ok((file, stat)) if stat.inode == inode => return Ok((name, file, stat)),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let files = list(path.parent().unwrap_or(Path::new("/")))?;
-        match files.into_iter().find(|(_, stat)| stat.inode == inode) {
-            Some((now, _)) => name = now,
-            None => break,
-        }
-    }
-    open(&name).map(|(file, stat)| (name, file, stat))
 }
 
 /// Files that are never shipped, for shipping them would make them grow.

@@ -354,7 +354,7 @@ impl Hub<'_> {
         if !self.make_room_for_a_file() {
             return self.come_back_to(stream, &found);
         }
-        let (path, file, stat) = match discover::open_renamed(&found.path, found.stat.inode) {
+        let (file, stat) = match discover::open(&found.path) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.has_raced = true;
@@ -368,7 +368,6 @@ impl Hub<'_> {
                 };
             }
         };
-        let found = Found { path, ..found };
         if let Some(reason) = self.own_files.refusal(&found.path, &stat) {
             return self.warn_once(&found.path, reason);
         }

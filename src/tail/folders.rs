@@ -117,22 +117,18 @@ impl Folders {
 }
 
 /// Lists a folder again and again until two listings agree: one amid a chain of renames may show a
-/// file under none of its names, and its successor would be read first. Where none agree, all that
-/// any of them shows is returned, some of it under a name that it had.
+/// file under none of its names, and its successor would be read first.
 pub(super) fn list_at_rest(folder: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
     let names = |(name, stat): &(PathBuf, Stat)| (name.clone(), stat.inode);
     let mut files = discover::list(folder)?;
-    let mut missed = Vec::new();
     for _ in 1..LISTINGS_MAX {
         let again = discover::list(folder)?;
-        if files.iter().map(names).eq(again.iter().map(names)) {
-            return Ok(again);
+        let is_same = files.iter().map(names).eq(again.iter().map(names));
+        files = again;
+        if is_same {
+            break;
         }
-        missed.extend(std::mem::replace(&mut files, again));
     }
-    let mut shown: HashSet<Inode> = files.iter().map(|(_, stat)| stat.inode).collect();
-    // The name it had last.
-    files.extend(missed.into_iter().rev().filter(|(_, stat)| shown.insert(stat.inode)));
     Ok(files)
 }
 
