@@ -216,6 +216,10 @@ fn a_throttled_producer_waits_for_as_long_as_it_is_told() {
     let waited = broker.produced_at()[1].duration_since(broker.produced_at()[0]);
     assert!(waited >= time, "{waited:?}");
     assert!(told_at.elapsed() < Duration::from_secs(10));
+    let report = producer.reporter().report(Duration::from_secs(10)).expect("it lives");
+    let quota = &report.troubles[&format!("quota of broker {}", broker.address)];
+    assert_eq!(quota.n_times, 1);
+    assert!(quota.reason.contains("more is sent than a quota allows"), "{}", quota.reason);
 }
 
 /// Torture: 90.

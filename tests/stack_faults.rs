@@ -445,17 +445,16 @@ fn a_leader_that_is_stopped_for_a_minute() {
     brokers.run("pause", node);
     let is_stopped = || (brokers.pid(node).and_then(state)? == 'T').then_some(());
     wait_for(PATIENCE, "stop", is_stopped, String::new);
-    // It is given up on after `request_timeout`.
     load.recover(&[node]);
-    let elsewhere = load.recovered_in.remove(0);
+    let elsewhere = load.recovered_in[0];
     println!("stopped leader: all had arrived {elsewhere:?} after others led");
-    assert!(elsewhere < seconds(30) + RECOVERY, "{}", load.tail.log());
     // The fault's own length.
     thread::sleep(seconds(60).saturating_sub(began.elapsed()));
     brokers.run("resume", node);
     load.recover(&[]);
     load.wait_for_replicas();
-    load.finish("stopped leader").assert_says(&brokers.subject(node), &["no answer for"]);
+    load.finish("stopped leader")
+        .assert_says(&brokers.subject(node), &["others lead its partitions"]);
 }
 
 /// Torture: 66, 67, 68.
@@ -752,6 +751,7 @@ fn a_quota_below_the_load() {
     println!("quota: all had arrived {:?} after its end", began.elapsed());
     load.recover(&[]);
     let outcome = load.finish("quota");
+    assert!(outcome.log.contains(": more is sent than a quota allows"), "{}", outcome.log);
     assert!(!outcome.log.contains("no answer"), "{}", outcome.log);
 }
 

@@ -150,6 +150,26 @@ fn partitions_without_a_leader_do_not_keep_files_of_another_from_being_shipped()
     }
 }
 
+/// Torture: 67.
+#[test]
+fn what_a_frozen_leader_led_goes_to_the_next_long_before_its_time_is_over() {
+    let mut scene = Scene::with_brokers("server.log", 2, 1);
+    scene.set("[kafka]", "request_timeout", "\"10m\"");
+    scene.cluster.partition_leader(TOPIC, 0, Some(1)).expect("led by 1");
+    let shipper = scene.start();
+    scene.logs.append("server.log", lines(0..3));
+    scene.wait_for_records(3, &shipper);
+    // It hears, and says nothing for longer than anybody here waits.
+    scene.cluster.broker_round_trip_time(1, 10 * LIMIT).expect("frozen");
+    scene.cluster.partition_leader(TOPIC, 0, Some(2)).expect("led by 2");
+    scene.logs.append("server.log", lines(3..6));
+    wait_for_status(&scene, &shipper, "six records", |it| it["counts"]["records_acked"] == 6);
+    let log = shipper.log();
+    assert!(log.contains("no answer for 5s, and others lead its partitions"), "{log}");
+    scene.read_anew();
+    assert_eq!(scene.values_after(6, shipper), numbered(0..6));
+}
+
 /// The hub is asked, too: what hangs is said after seconds, in place of nothing.
 #[test]
 fn a_tail_that_is_stopped_by_a_signal_is_said_not_to_answer() {

@@ -371,6 +371,11 @@ impl<T> Connection<T> {
         self.pending.len()
     }
 
+    /// What they were for.
+    pub(super) fn pending(&self) -> impl Iterator<Item = &T> {
+        self.pending.iter().map(|pending| &pending.what)
+    }
+
     /// Until when nothing may be sent, if it is not over.
     pub(super) fn throttled_until(&self, now: Instant) -> Option<Instant> {
         self.throttled_until.filter(|until| *until > now)

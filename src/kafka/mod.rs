@@ -99,6 +99,8 @@ pub enum Error {
     Token(String),
     /// No answer for this long.
     NoAnswer(Duration),
+    /// No answer for this long, and another broker leads what was asked about.
+    Replaced(Duration),
     /// Bytes that are no answer to what was asked; names the answer.
     Undecodable(&'static str),
     /// The broker answered the handshake with this code.
@@ -127,6 +129,9 @@ impl fmt::Display for Error {
             Error::Secret(source) => write!(f, "{source}"),
             Error::Token(problem) => write!(f, "no token for OAUTHBEARER: {problem}"),
             Error::NoAnswer(time) => write!(f, "no answer for {time:?}"),
+            Error::Replaced(time) => {
+                write!(f, "no answer for {time:?}, and others lead its partitions")
+            }
             Error::Undecodable(what) => write!(f, "cannot decode its {what}"),
             Error::Refused(code) => {
                 write!(f, "handshake refused with error {}", verdict::named(*code))

@@ -55,6 +55,13 @@ const HOLD_WAITS: u32 = 3;
 /// How often it is looked whether a broker that failed, and to which nothing is to be sent, is there
 /// again: what is said of it would be untrue for ever.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// Silence of a broker that owes an answer after which others are asked, and again as often as
+/// `retry_backoff_max` says, who leads what it should take. One that is frozen keeps its connections,
+/// but not its partitions: a controller that does not hear of it gives them to others after
+/// `broker.session.timeout.ms`, 9 s by default.
+const DOUBT_TIME: Duration = Duration::from_secs(5);
+/// How long no answer has asked us to wait before a quota is said to be felt no more.
+const THROTTLE_TIME: Duration = Duration::from_secs(60);
 /// Failures in a row after which what a leader's move explains is worth a warning.
 const MOVE_FAILURES_MAX: u32 = 2;
 
@@ -343,22 +350,28 @@ enum Link {
     Up(Connection<Request>),
 }
 
+/// Whether a broker has not answered for so long that others are asked in its place.
+fn is_silent(connection: &Connection<Request>, now: Instant) -> bool {
+    connection.times_out_at(DOUBT_TIME).is_some_and(|time| time <= now)
+}
+
 /// A question to any broker that is asked until it is answered.
 #[derive(Debug, Default)]
 struct Question {
     wanted: bool,
-    under_way: bool,
+    /// Whose answer is awaited.
+    asked: Option<Arc<str>>,
     not_before: Option<Instant>,
     n_failures: u32,
 }
 
 impl Question {
     fn is_due(&self, now: Instant) -> bool {
-        self.wanted && !self.under_way && self.not_before.is_none_or(|time| time <= now)
+        self.wanted && self.asked.is_none() && self.not_before.is_none_or(|time| time <= now)
     }
 
     fn ask_again(&mut self, not_before: Instant) {
-        self.under_way = false;
+        self.asked = None;
         self.wanted = true;
         self.not_before = Some(not_before);
         self.n_failures += 1;
@@ -411,6 +424,8 @@ struct Worker {
     links: BTreeMap<Arc<str>, Link>,
     /// Attempts to reach an address that failed in a row.
     n_link_failures: HashMap<Arc<str>, u32>,
+    /// When an answer of an address last asked us to wait.
+    throttled_at: HashMap<Arc<str>, Instant>,
     /// Where to look next for a broker that answers.
     next_address: usize,
     slots: Vec<Slot>,
@@ -462,6 +477,7 @@ impl Worker {
             journal,
             links: BTreeMap::new(),
             n_link_failures: HashMap::new(),
+            throttled_at: HashMap::new(),
             next_address: 0,
             slots: Vec::new(),
             slot_by_name: HashMap::new(),
@@ -502,6 +518,7 @@ impl Worker {
                 }
             }
             if self.fatal.is_none() {
+                self.doubt_silent(now);
                 self.ask(now);
                 self.probe(now);
                 self.produce(now);
@@ -509,6 +526,7 @@ impl Worker {
             self.write(now);
             self.end_silence(now);
             self.end_sessions(now);
+            self.end_throttles(now);
             self.remind(now);
             self.line.n_rounds.fetch_add(1, Ordering::Relaxed);
             self.wait();
@@ -727,7 +745,10 @@ impl Worker {
             };
             if let Some(until) = connection.throttled_until(now) {
                 self.alarm.by(until);
-            } else if connection.n_pending() < REQUESTS_MAX && !connection.has_expired(now) {
+            } else if connection.n_pending() < REQUESTS_MAX
+                && !connection.has_expired(now)
+                && !is_silent(connection, now)
+            {
                 let candidate = (connection.n_pending(), address);
                 least_busy = Some(least_busy.map_or(candidate, |least| least.min(candidate)));
             }
@@ -778,7 +799,7 @@ impl Worker {
             && let Some(address) = self.any_broker(now)
             && let Some(Link::Up(connection)) = self.links.get_mut(&address)
         {
-            self.producer_id.under_way = true;
+            self.producer_id.asked = Some(address);
             let client_id = &self.config.client_id;
             connection.send(
                 connection.version(Api::InitProducerId),
@@ -808,6 +829,53 @@ impl Worker {
         }
     }
 
+    /// Asks others what a broker that is silent should answer, and gives the connection up where it
+    /// does not lead any more what it was sent.
+    fn doubt_silent(&mut self, now: Instant) {
+        let (mut silent, mut former) = (Vec::new(), Vec::new());
+        for (address, link) in &self.links {
+            let Link::Up(connection) = link else { continue };
+            match connection.times_out_at(DOUBT_TIME) {
+                Some(time) if time > now => self.alarm.by(time),
+                Some(_) if connection.pending().any(|request| self.is_moved(request, address)) => {
+                    former.push(address.clone());
+                }
+                Some(_) => silent.push(address.clone()),
+                None => {}
+            }
+        }
+        for address in former {
+            self.lose(&address, &Error::Replaced(DOUBT_TIME), now);
+        }
+        if silent.is_empty() {
+            return;
+        }
+        let sizes = self.size_questions.iter_mut().map(|asked| &mut asked.question);
+        for question in [&mut self.metadata, &mut self.producer_id].into_iter().chain(sizes) {
+            question.asked.take_if(|address| silent.contains(address));
+        }
+        match self.metadata_at + self.config.retry_backoff_max {
+            time if time > now => self.alarm.by(time),
+            _ => self.metadata.wanted = true,
+        }
+    }
+
+    /// Whether another broker than the one that was asked leads what a request is about.
+    fn is_moved(&self, request: &Request, address: &Arc<str>) -> bool {
+        let has_another = |topic: &str, partition| {
+            let leader = self.cluster.leader(topic, partition);
+            leader.is_some_and(|leader| leader != address)
+        };
+        match request {
+            Request::Produce(batches) => batches.iter().any(|sent| {
+                let slot = &self.slots[sent.slot];
+                has_another(&slot.topic, slot.index)
+            }),
+            Request::LastSequence(topic, partition) => has_another(topic, *partition),
+            Request::Metadata | Request::ProducerId | Request::MaxMessageBytes(_) => false,
+        }
+    }
+
     /// Connects to brokers that failed, now and then, and asks them what any broker may be asked:
     /// with the answer they are well again.
     fn probe(&mut self, now: Instant) {
@@ -833,7 +901,7 @@ impl Worker {
         if connection.has_expired(now) || connection.throttled_until(now).is_some() {
             return;
         }
-        self.metadata.under_way = true;
+        self.metadata.asked = Some(address.clone());
         let (config, cluster) = (&self.config, &self.cluster);
         connection.send(
             connection.version(Api::Metadata),
@@ -871,7 +939,7 @@ impl Worker {
             let reason = format!("{leader} is older than Kafka 2.8 and cannot tell");
             return self.answer_sequence(&topic, partition, LastSequence::Untold(reason));
         };
-        self.sequence_questions[n].question.under_way = true;
+        self.sequence_questions[n].question.asked = Some(leader);
         connection.send(
             version,
             &self.config.client_id,
@@ -900,7 +968,7 @@ impl Worker {
             let reason = format!("{address} does not know DescribeConfigs");
             return self.answer_size(&topic, Err(reason));
         };
-        self.size_questions[n].question.under_way = true;
+        self.size_questions[n].question.asked = Some(address);
         connection.send(
             version,
             &self.config.client_id,
@@ -954,7 +1022,7 @@ impl Worker {
         let is_it =
             |asked: &&mut SequenceQuestion| asked.topic == *topic && asked.partition == partition;
         let n_failures = self.sequence_questions.iter_mut().find(is_it).map(|asked| {
-            asked.question.under_way = false;
+            asked.question.asked = None;
             asked.question.n_failures
         });
         let retry_at = self.retry_at(n_failures.unwrap_or(0) + 1, now);
@@ -1141,6 +1209,24 @@ impl Worker {
         if let Some(Link::Up(connection)) = self.links.get_mut(address) {
             connection.throttle(time_ms, now);
         }
+        if time_ms > 0 {
+            let reason = "more is sent than a quota allows: the broker has us wait";
+            self.health.is_bad(quota_subject(address), reason.into(), now);
+            self.throttled_at.insert(address.clone(), now);
+        }
+    }
+
+    /// A quota may be felt by one answer and not by the next: it is over once none feels it.
+    fn end_throttles(&mut self, now: Instant) {
+        let (health, alarm) = (&mut self.health, &mut self.alarm);
+        self.throttled_at.retain(|address, last| {
+            let end = *last + THROTTLE_TIME;
+            match end <= now {
+                true => health.is_good(&quota_subject(address), now),
+                false => alarm.by(end),
+            }
+            end > now
+        });
     }
 
     // Batches.
@@ -1787,6 +1873,10 @@ impl Worker {
 
 fn broker_subject(address: &str) -> String {
     format!("broker {address}")
+}
+
+fn quota_subject(address: &str) -> String {
+    format!("quota of broker {address}")
 }
 
 /// A caller that no longer listens is on its way out and needs nothing more.

@@ -85,14 +85,19 @@ impl Scene {
     }
 
     pub fn with_partitions(pattern: &str, n_partitions: i32) -> Scene {
-        let cluster = MockCluster::new(1).expect("a cluster");
+        Scene::with_brokers(pattern, 1, n_partitions)
+    }
+
+    pub fn with_brokers(pattern: &str, n_brokers: i32, n_partitions: i32) -> Scene {
+        let cluster = MockCluster::new(n_brokers).expect("a cluster");
         cluster.create_topic(TOPIC, n_partitions, 1).expect("a topic");
         let reader = TopicReader::new(&cluster.bootstrap_servers(), TOPIC, n_partitions);
         let logs = LogDir(tempfile::tempdir().expect("a folder"));
         let state = tempfile::tempdir().expect("a folder");
         let mut scene = Scene { logs, state, cluster, settings: BTreeMap::new(), reader };
         let state_dir = format!("{:?}", scene.state_dir());
-        let bootstrap_servers = format!("[{:?}]", scene.cluster.bootstrap_servers());
+        let bootstrap_servers = scene.cluster.bootstrap_servers();
+        let bootstrap_servers = format!("{:?}", bootstrap_servers.split(',').collect::<Vec<_>>());
         let paths = format!("[{:?}]", scene.logs.path(pattern));
         for (table, key, value) in [
             ("", "state_dir", state_dir.as_str()),
@@ -140,6 +145,11 @@ impl Scene {
 
     pub fn start(&self) -> Shipper {
         Shipper::start("tail", &self.config())
+    }
+
+    /// Reads the topic over other connections from now on, for those there are may be slow.
+    pub fn read_anew(&mut self) {
+        self.reader = TopicReader::new(&self.cluster.bootstrap_servers(), TOPIC, 1);
     }
 
     /// Waits until the topic holds `n` records, and returns all that have been read.
