@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use crate::tls::Fingerprint;
+
 mod problems;
 mod reader;
 mod relations;
@@ -28,6 +30,7 @@ mod values;
 
 pub use problems::{Problem, Problems};
 pub use template::{Names, Template};
+pub(crate) use values::is_this_host;
 pub use values::{show_bytes, show_duration};
 
 /// The whole file.
@@ -250,6 +253,16 @@ pub enum EndpointIdentification {
     Https,
     /// Anything.
     None,
+}
+
+/// What the certificate of a node of Elasticsearch must be.
+/// Source: `ssl.verification_mode` of Elasticsearch and Beats, without `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerificationMode {
+    /// From a trusted authority, and for the host by which the node is reached.
+    Full,
+    /// From a trusted authority.
+    Certificate,
 }
 
 /// Ways to say who we are.
@@ -575,7 +588,7 @@ pub struct IndexConfig {
 /// `[elasticsearch]`: where documents go; OpenSearch is meant as well.
 #[derive(Debug, Clone)]
 pub struct ElasticsearchConfig {
-    /// `http://host:port` of nodes, tried in turn. No default: must be given.
+    /// `https://host:port` or `http://host:port` of nodes, tried in turn. No default: must be given.
     pub hosts: Vec<String>,
     /// Index name; `{yyyy}`, `{MM}`, `{dd}` and `{HH}`, also as in `{yyyy.MM.dd}`, are the time
     /// of the record in UTC. Default: `broker-logs-{yyyy.MM.dd}`.
@@ -588,6 +601,23 @@ pub struct ElasticsearchConfig {
     pub password_file: Option<PathBuf>,
     /// File that holds the value for `Authorization: ApiKey`, a secret, too. Default: none.
     pub api_key_file: Option<PathBuf>,
+    /// File that holds the value for `Authorization: Bearer`, a secret, too. Default: none.
+    pub bearer_token_file: Option<PathBuf>,
+    /// PEM file of the authorities whose certificates are trusted at `https` hosts. Default: those of
+    /// the system.
+    pub ssl_ca_file: Option<PathBuf>,
+    /// In its place the SHA-256 of the authority's certificate in hexadecimal, as Elasticsearch prints
+    /// it when it is set up. Default: none.
+    pub ssl_ca_trusted_fingerprint: Option<Fingerprint>,
+    /// Whether a certificate must also name the host by which the node is reached (`full`), or only
+    /// come from a trusted authority (`certificate`). Default: `full`.
+    pub ssl_verification_mode: VerificationMode,
+    /// PEM file of our own certificate and those that lead to its authority. Default: none.
+    pub ssl_certificate_file: Option<PathBuf>,
+    /// PEM file of its key, a secret as `kafka.ssl_key_file`. Default: none.
+    pub ssl_key_file: Option<PathBuf>,
+    /// File that holds the password of the key, a secret, too. Default: none.
+    pub ssl_key_password_file: Option<PathBuf>,
     /// How long a node may take to answer a bulk request. Default: `60s`. Minimum: `1s`.
     pub request_timeout: Duration,
     /// Wait before the first retry. Default: `200ms`. Minimum: `1ms`.

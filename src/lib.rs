@@ -26,13 +26,14 @@
 //! [`config`] is what the operator may say, [`error`] what stops a walk, [`metrics`] what is
 //! counted, [`planted`] the bugs that tests must find, [`rejected`] where records go that no topic
 //! takes, [`secret`] how passwords and keys are read, [`service`] what the service manager is told,
-//! [`status`] what whoever asks is told, [`time`] the times that logs are written with, [`cli`] what a
-//! person types.
+//! [`status`] what whoever asks is told, [`time`] the times that logs are written with, [`tls`] whom
+//! connections trust, [`http`] how servers of HTTP are asked, [`cli`] what a person types.
 
 pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod http;
 pub mod index;
 pub mod kafka;
 pub mod ledger;
@@ -45,3 +46,4 @@ pub mod service;
 pub mod status;
 pub mod tail;
 pub mod time;
+pub mod tls;

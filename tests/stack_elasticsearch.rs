@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process;
 use std::time::{Duration, Instant};
 
-use log_shipper::config::ElasticsearchConfig;
+use log_shipper::config::{ElasticsearchConfig, VerificationMode};
 use log_shipper::index::elasticsearch::{Bulk, BulkBody, Outcome, State};
 use serde_json::{Value, json};
 use ureq::Agent;
@@ -26,6 +26,13 @@ fn config() -> ElasticsearchConfig {
         username: None,
         password_file: None,
         api_key_file: None,
+        bearer_token_file: None,
+        ssl_ca_file: None,
+        ssl_ca_trusted_fingerprint: None,
+        ssl_verification_mode: VerificationMode::Full,
+        ssl_certificate_file: None,
+        ssl_key_file: None,
+        ssl_key_password_file: None,
         request_timeout: Duration::from_secs(60),
         retry_backoff: Duration::from_millis(50),
         retry_backoff_max: Duration::from_millis(400),

@@ -7,10 +7,14 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
+use log_shipper::http::{self, Timeouts};
+use log_shipper::tls::{Settings, Trust};
+use support::certificates::{Authority, write_secret};
 use support::stack::{
-    Documents, Outcomes, PATIENCE, Random, assert_same, env, event, make_topic, read_topic, seq_of,
-    unique, write_config,
+    Documents, Outcomes, OwnServer, PATIENCE, Random, assert_same, count_committed, env, event,
+    make_topic, read_topic, seq_of, unique, write_config,
 };
 use support::{Shipper, counter, wait_for};
 
@@ -19,6 +23,8 @@ struct Backlog {
     folder: tempfile::TempDir,
     kafka: String,
     elasticsearch: String,
+    /// More of its table.
+    elasticsearch_lines: String,
     name: String,
     n_events: usize,
 }
@@ -30,6 +36,7 @@ impl Backlog {
             folder: tempfile::tempdir().expect("a folder"),
             kafka: env("SHIPPER_STACK_KAFKA"),
             elasticsearch: env("SHIPPER_STACK_ELASTICSEARCH"),
+            elasticsearch_lines: String::new(),
             name: unique(name),
             n_events,
         };
@@ -64,14 +71,16 @@ impl Backlog {
     /// Small batches, so that much is under way and much is left to do at any moment; the
     /// shortest session the broker allows, so that a killed member is missed soon.
     fn config(&self) -> PathBuf {
-        let Backlog { kafka, elasticsearch, name, .. } = self;
+        let Backlog { kafka, elasticsearch, elasticsearch_lines, name, .. } = self;
         let text = format!(
             "state_dir = {:?}\n[kafka]\nbootstrap_servers = [\"{kafka}\"]\n\
-             consumer_options = {{ \"session.timeout.ms\" = \"6000\", \"heartbeat.interval.ms\" = \"500\" }}\n\
+             consumer_options = {{ \"session.timeout.ms\" = \"6000\", \"heartbeat.interval.ms\" = \"500\", \
+             \"max.poll.interval.ms\" = \"10000\" }}\n\
              [index]\ntopics = [\"{name}\"]\ngroup_id = \"{name}\"\n\
              error_topic = \"{name}-errors\"\ndead_letter_topic = \"{name}-dead-letters\"\n\
              count_max = 500\n\
-             [elasticsearch]\nhosts = [\"{elasticsearch}\"]\nindex = \"{name}-{{yyyy.MM.dd}}\"\n",
+             [elasticsearch]\nhosts = [\"{elasticsearch}\"]\nindex = \"{name}-{{yyyy.MM.dd}}\"\n\
+             {elasticsearch_lines}",
             self.folder.path().join("index-state"),
         );
         write_config(self.folder.path(), "index.toml", &text)
@@ -152,4 +161,59 @@ fn a_group_of_three_loses_and_repeats_nothing_when_one_is_killed_and_one_is_adde
     assert!(n_outcomes < backlog.n_events, "the group had nothing left to share");
     println!("{n_outcomes} of {} have their outcome when a member is added", backlog.n_events);
     backlog.finish(outcomes, vec![second, third, added]);
+}
+
+/// A real Elasticsearch over TLS, known by its authority's fingerprint. While the password is wrong
+/// nothing is committed and nobody leaves the group, though that lasts longer than a member may go
+/// without a poll; with the right one all goes on by itself.
+#[test]
+fn a_wrong_password_holds_all_until_it_is_right() {
+    const WRONG_FOR: Duration = Duration::from_secs(12);
+    let node = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new("test authority");
+    authority.write(&node.path().join("ca.pem"));
+    let identity = authority.issue("node", "localhost", 30);
+    identity.write(&node.path().join("node.pem"), &node.path().join("node.key"), None);
+    fs::write(node.path().join("node.pem"), [identity.pem(), authority.pem()].concat())
+        .expect("written");
+    let port: u32 = env("SHIPPER_STACK_PORT").parse().expect("a port");
+    let settings = [
+        ("ES_PORT", &*port.to_string()),
+        ("ES_TRANSPORT_PORT", &(port + 1).to_string()),
+        ("ES_SECURED", &node.path().display().to_string()),
+    ];
+    let _server =
+        OwnServer::up("elasticsearch.sh", ("ES_NAME", "elasticsearch-secured"), &settings);
+
+    let mut backlog = Backlog::ship("index-secured", 30_000);
+    let fingerprint: String =
+        authority.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect();
+    let password = backlog.folder.path().join("password");
+    write_secret(&password, b"wrong\n");
+    backlog.elasticsearch = format!("https://localhost:{port}");
+    backlog.elasticsearch_lines = format!(
+        "username = \"elastic\"\npassword_file = {password:?}\nretry_backoff_max = \"500ms\"\n\
+         ssl_ca_trusted_fingerprint = \"{fingerprint}\"\n"
+    );
+    let limit = Duration::from_secs(60);
+    let trust = Trust::Fingerprint(authority.fingerprint());
+    let settings = Settings { trust, certificate: None, by_name: true };
+    let agent = http::agent(Timeouts { all: limit, connect: limit }, Some(settings));
+    let pair = openssl::base64::encode_block(b"elastic:elastic-secret");
+    let documents = Documents::new(&backlog.elasticsearch, &backlog.name);
+    let documents = documents.secured(agent, format!("Basic {pair}"));
+    let outcomes = Outcomes::new(documents, &backlog.kafka, &format!("{}-errors", backlog.name));
+
+    let index = start(&backlog.config());
+    let refuses = "refuses, and nothing goes on before that is mended: status=401";
+    index.wait_for_log(refuses, PATIENCE);
+    thread::sleep(WRONG_FOR);
+    assert_eq!(outcomes.documents.count(), 0);
+    assert_eq!(count_committed(&backlog.kafka, &backlog.name, &backlog.name), 0);
+    write_secret(&password, b"elastic-secret\n");
+    index.wait_for_log("Elasticsearch takes documents again", PATIENCE);
+    let log = index.log();
+    assert_eq!(log.matches("partitions assigned").count(), 1, "{log}");
+    assert!(!log.contains("revoked") && !log.contains("lost"), "{log}");
+    backlog.finish(outcomes, vec![index]);
 }

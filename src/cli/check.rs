@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{
     Config, Destination, ElasticsearchConfig, EndpointIdentification, IndexConfig, InputConfig,
     KafkaConfig, Key, Multiline, Problems, RouteConfig, SecurityProtocol, StartAt, TimestampPolicy,
-    show_bytes, show_duration,
+    is_this_host, show_bytes, show_duration,
 };
 
 /// What a valid configuration means.
@@ -198,10 +198,14 @@ fn show_index(config: &Config, index: &IndexConfig) -> String {
 }
 
 fn show_elasticsearch(es: &ElasticsearchConfig) -> String {
-    let who = match (&es.username, &es.api_key_file) {
-        (Some(username), _) => format!("as {username}"),
-        (None, Some(_)) => "with an API key".to_owned(),
-        (None, None) => "without credentials".to_owned(),
+    let who = match es {
+        ElasticsearchConfig { username: Some(username), .. } => format!("as {username}"),
+        ElasticsearchConfig { api_key_file: Some(_), .. } => "with an API key".to_owned(),
+        ElasticsearchConfig { bearer_token_file: Some(_), .. } => "with a bearer token".to_owned(),
+        ElasticsearchConfig { ssl_certificate_file: Some(_), .. } => {
+            "with a certificate".to_owned()
+        }
+        _ => "without credentials".to_owned(),
     };
     format!("{}, index {}, {who}", es.hosts.join(", "), es.index)
 }
@@ -301,14 +305,8 @@ fn warn_of_index_tables(config: &Config, warnings: &mut Vec<String>) {
             warnings.push(format!("{table}: does nothing without [index]"));
         }
     }
-    let secrets = config
-        .elasticsearch
-        .iter()
-        .flat_map(|es| [("password_file", &es.password_file), ("api_key_file", &es.api_key_file)]);
-    for (key, file) in secrets {
-        if let Some(Err(error)) = file.as_ref().map(File::open) {
-            warnings.push(format!("elasticsearch.{key}: cannot be read by this user: {error}"));
-        }
+    if let Some(es) = &config.elasticsearch {
+        warn_of_elasticsearch(es, warnings);
     }
     let takes_all = |route: &RouteConfig| {
         let texts = [&route.logger, &route.message];
@@ -323,6 +321,33 @@ fn warn_of_index_tables(config: &Config, warnings: &mut Vec<String>) {
         warnings.push(format!(
             "route[{n}]: has no condition and takes everything; the routes below it never match"
         ));
+    }
+}
+
+fn warn_of_elasticsearch(es: &ElasticsearchConfig, warnings: &mut Vec<String>) {
+    let secrets = [
+        ("password_file", &es.password_file),
+        ("api_key_file", &es.api_key_file),
+        ("bearer_token_file", &es.bearer_token_file),
+    ];
+    let others = [
+        ("ssl_ca_file", &es.ssl_ca_file),
+        ("ssl_certificate_file", &es.ssl_certificate_file),
+        ("ssl_key_file", &es.ssl_key_file),
+        ("ssl_key_password_file", &es.ssl_key_password_file),
+    ];
+    for (key, file) in secrets.iter().chain(&others) {
+        if let Some(Err(error)) = file.as_ref().map(File::open) {
+            warnings.push(format!("elasticsearch.{key}: cannot be read by this user: {error}"));
+        }
+    }
+    let has_secret = secrets.iter().any(|(_, file)| file.is_some());
+    let is_away = |host: &&String| {
+        let address = host.strip_prefix("http://").and_then(|address| address.rsplit_once(':'));
+        address.is_some_and(|(host, _)| !is_this_host(host))
+    };
+    if let Some(host) = es.hosts.iter().find(is_away).filter(|_| has_secret) {
+        warnings.push(format!("elasticsearch.hosts: the secret goes to {host} unencrypted"));
     }
 }
 
@@ -421,6 +446,7 @@ index:
             "elasticsearch: does nothing without [index]",
             "route: does nothing without [index]",
             "elasticsearch.api_key_file: cannot be read by this user: No such file",
+            "elasticsearch.hosts: the secret goes to http://a:1 unencrypted",
             "route[0]: has no condition",
         ];
         assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");

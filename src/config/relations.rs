@@ -3,8 +3,8 @@
 use super::problems::Problems;
 use super::values::{show_bytes, show_duration, topic};
 use super::{
-    Config, Destination, Encoding, IndexConfig, InputConfig, KafkaConfig, Key, SaslMechanism,
-    Template,
+    Config, Destination, ElasticsearchConfig, Encoding, IndexConfig, InputConfig, KafkaConfig, Key,
+    SaslMechanism, Template,
 };
 
 /// What a record needs besides its value and static fields: key and headers, which hold the path
@@ -15,6 +15,9 @@ const OVERHEAD_MAX: usize = 16 << 10;
 pub(super) fn check(config: &Config, problems: &mut Problems) {
     check_backoffs(config, problems);
     check_security(&config.kafka, problems);
+    if let Some(es) = &config.elasticsearch {
+        check_elasticsearch(es, problems);
+    }
     check_inputs(config, problems);
     if let Some(index) = &config.index {
         check_index(config, index, problems);
@@ -38,6 +41,37 @@ fn check_backoffs(config: &Config, problems: &mut Problems) {
             );
             problems.add_relation(&keys, what);
         }
+    }
+}
+
+/// As [`check_security`], for nodes of Elasticsearch.
+fn check_elasticsearch(es: &ElasticsearchConfig, problems: &mut Problems) {
+    let set = [
+        ("ssl_ca_file", es.ssl_ca_file.is_some()),
+        ("ssl_ca_trusted_fingerprint", es.ssl_ca_trusted_fingerprint.is_some()),
+        ("ssl_certificate_file", es.ssl_certificate_file.is_some()),
+        ("ssl_key_file", es.ssl_key_file.is_some()),
+        ("ssl_key_password_file", es.ssl_key_password_file.is_some()),
+    ];
+    let mut note = |key: &str, what: &str| {
+        let keys = [&*format!("elasticsearch.{key}"), "elasticsearch.hosts"];
+        problems.add_relation(&keys, what.to_owned());
+    };
+    if !es.hosts.iter().any(|host| host.starts_with("https://")) {
+        for (key, _) in set.iter().filter(|(_, is_set)| *is_set) {
+            note(key, "of use only where one of hosts begins with https://");
+        }
+        return;
+    }
+    let [ca_file, fingerprint, certificate, key, password] = set.map(|(_, is_set)| is_set);
+    if ca_file && fingerprint {
+        note("ssl_ca_trusted_fingerprint", "cannot stand beside ssl_ca_file; choose");
+    }
+    if certificate != key {
+        let missing = if certificate { "ssl_key_file" } else { "ssl_certificate_file" };
+        note(missing, "missing; ssl_certificate_file and ssl_key_file come together");
+    } else if password && !key {
+        note("ssl_key_password_file", "of use only with ssl_key_file");
     }
 }
 

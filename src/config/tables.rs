@@ -7,14 +7,14 @@ use crate::tail::encode::OWN_HEADERS;
 
 use super::reader::Table;
 use super::values::{
-    absolute_path, bootstrap_server, field, host, http_host, index_pattern, name, one_of,
-    path_glob, path_or_name_glob, regex, secret_file, timezone, token_endpoint, topic,
+    absolute_path, bootstrap_server, field, fingerprint, host, http_host, index_pattern, name,
+    one_of, path_glob, path_or_name_glob, regex, secret_file, timezone, token_endpoint, topic,
 };
 use super::{
     ArchiveConfig, BatchConfig, Compression, Config, Destination, DropPageCache,
     ElasticsearchConfig, Encoding, EndpointIdentification, IndexConfig, InputConfig, KafkaConfig,
     Key, LineTooLong, Multiline, RecordTooLarge, RouteConfig, SaslMechanism, SecurityProtocol,
-    StartAt, TailConfig, Template, TimestampPolicy,
+    StartAt, TailConfig, Template, TimestampPolicy, VerificationMode,
 };
 
 /// A record's number within a RecordBatch is a signed 32-bit integer.
@@ -385,8 +385,13 @@ fn elasticsearch(t: &mut Table) -> ElasticsearchConfig {
         let missing = if t.has("username") { "password_file" } else { "username" };
         t.problem(missing, "missing; username and password_file come together");
     }
-    if t.has("api_key_file") && (t.has("username") || t.has("password_file")) {
+    let has_password = t.has("username") || t.has("password_file");
+    if t.has("api_key_file") && has_password {
         t.problem("api_key_file", "cannot stand beside username and password_file; choose");
+    }
+    if t.has("bearer_token_file") && (has_password || t.has("api_key_file")) {
+        let problem = "cannot stand beside api_key_file, or username and password_file; choose";
+        t.problem("bearer_token_file", problem);
     }
     ElasticsearchConfig {
         hosts: t.list("hosts", http_host),
@@ -400,6 +405,18 @@ fn elasticsearch(t: &mut Table) -> ElasticsearchConfig {
         }),
         password_file: t.string("password_file", secret_file),
         api_key_file: t.string("api_key_file", secret_file),
+        bearer_token_file: t.string("bearer_token_file", secret_file),
+        ssl_ca_file: t.string("ssl_ca_file", absolute_path),
+        ssl_ca_trusted_fingerprint: t.string("ssl_ca_trusted_fingerprint", fingerprint),
+        ssl_verification_mode: t
+            .one_of(
+                "ssl_verification_mode",
+                &[("full", VerificationMode::Full), ("certificate", VerificationMode::Certificate)],
+            )
+            .unwrap_or(VerificationMode::Full),
+        ssl_certificate_file: t.string("ssl_certificate_file", absolute_path),
+        ssl_key_file: t.string("ssl_key_file", secret_file),
+        ssl_key_password_file: t.string("ssl_key_password_file", secret_file),
         request_timeout: t.duration("request_timeout", s(60), s(1)),
         retry_backoff: t.duration("retry_backoff", ms(200), ms(1)),
         retry_backoff_max: t.duration("retry_backoff_max", s(30), ms(1)),

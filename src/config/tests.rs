@@ -339,16 +339,19 @@ fn addresses_are_host_and_port() {
     }
 
     for (text, expected) in [
-        ("https://a:1", "https:// is not spoken yet, only http://"),
-        ("a:1", "must begin with http://, as in \"http://es-1:9200\""),
+        ("a:1", "must begin with https:// or http://, as in \"https://es-1:9200\""),
         ("http://u:secret@a:1", "must not hold credentials; use username and password_file"),
-        ("http://a", "must be http://host:port and nothing else, as in \"http://es-1:9200\""),
-        ("http://a:1/x", "must be http://host:port and nothing else, as in \"http://es-1:9200\""),
+        ("http://a", "must be https://host:port and nothing else, as in \"https://es-1:9200\""),
+        (
+            "https://a:1/x",
+            "must be https://host:port and nothing else, as in \"https://es-1:9200\"",
+        ),
     ] {
         let expected = format!("elasticsearch.hosts[0]: {expected}");
         check_elasticsearch(&format!("hosts = [{text:?}]"), &expected);
     }
     assert_eq!(values::http_host("http://[::1]:9200/").as_deref(), Ok("http://[::1]:9200"));
+    assert_eq!(values::http_host("https://a:1").as_deref(), Ok("https://a:1"));
 }
 
 #[test]
@@ -585,8 +588,49 @@ fn credentials_come_whole_and_once() {
         "elasticsearch.api_key_file: cannot stand beside username and password_file; choose",
     );
     check_elasticsearch(
+        "bearer_token_file = \"/t\"\napi_key_file = \"/k\"",
+        "elasticsearch.bearer_token_file: cannot stand beside api_key_file, or username and \
+         password_file; choose",
+    );
+    check_elasticsearch(
         "username = \"u:v\"\npassword_file = \"/p\"",
         "elasticsearch.username: must not hold a colon, which ends it in basic authentication",
+    );
+}
+
+#[test]
+fn what_is_said_of_tls_to_elasticsearch_must_be_of_use_and_whole() {
+    let https = "hosts = [\"https://a:1\"]\n";
+    for (lines, expected) in [
+        (
+            "ssl_ca_file = \"/c\"",
+            "ssl_ca_file: of use only where one of hosts begins with https://",
+        ),
+        (
+            &*format!(
+                "{https}ssl_ca_file = \"/c\"\nssl_ca_trusted_fingerprint = \"{}\"",
+                "0F:".repeat(32)
+            ),
+            "ssl_ca_trusted_fingerprint: cannot stand beside ssl_ca_file; choose",
+        ),
+        (
+            &format!("{https}ssl_certificate_file = \"/c\""),
+            "ssl_key_file: missing; ssl_certificate_file and ssl_key_file come together",
+        ),
+        (
+            &format!("{https}ssl_key_password_file = \"/p\""),
+            "ssl_key_password_file: of use only with ssl_key_file",
+        ),
+        (
+            &format!("{https}ssl_ca_trusted_fingerprint = \"{}\"", "+f".repeat(32)),
+            "ssl_ca_trusted_fingerprint: must be the SHA-256 of a certificate, 64 hexadecimal digits",
+        ),
+    ] {
+        check_elasticsearch(lines, &format!("elasticsearch.{expected}"));
+    }
+    assert_eq!(
+        values::fingerprint(&"0F:1e".repeat(16)).map(|it| it[..2].to_vec()),
+        Ok(vec![15, 30])
     );
 }
 
@@ -771,9 +815,14 @@ fn what_the_example_leaves_out_may_be_put_in() {
         .lines()
         // Not beside a password.
         .filter(|line| !line.starts_with("#api_key_file") && !line.starts_with("#sasl_token_file"))
-        .filter(|line| !line.starts_with("#sasl_oauthbearer_"))
+        .filter(|line| {
+            !line.starts_with("#sasl_oauthbearer_") && !line.starts_with("#bearer_token")
+        })
+        // Not beside the authorities' file.
+        .filter(|line| !line.starts_with("#ssl_ca_trusted_fingerprint"))
         .map(|line| match line.strip_prefix('#') {
             None if line.starts_with("security_protocol") => "security_protocol = \"SASL_SSL\"",
+            None if line.starts_with("hosts") => "hosts = [\"https://localhost:9200\"]",
             Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
             _ => line,
         })

@@ -2,6 +2,7 @@
 
 use crate::index::fields::Field;
 use crate::index::index_name::IndexName;
+use crate::tls::Fingerprint;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -208,20 +209,31 @@ pub(super) fn bootstrap_server(text: &str) -> Result<String, String> {
 ///
 /// The value is never shown: it might hold a password.
 pub(super) fn http_host(text: &str) -> Result<String, String> {
-    if text.starts_with("https://") {
-        return Err("https:// is not spoken yet, only http://".to_owned());
-    }
     let text = text.strip_suffix('/').unwrap_or(text);
-    let Some(address) = text.strip_prefix("http://") else {
-        return Err("must begin with http://, as in \"http://es-1:9200\"".to_owned());
+    let address = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let Some(address) = address else {
+        let example = "\"https://es-1:9200\"";
+        return Err(format!("must begin with https:// or http://, as in {example}"));
     };
     if address.contains('@') {
         return Err("must not hold credentials; use username and password_file".to_owned());
     }
     if !is_host_port(address) {
-        return Err("must be http://host:port and nothing else, as in \"http://es-1:9200\"".into());
+        let example = "\"https://es-1:9200\"";
+        return Err(format!("must be https://host:port and nothing else, as in {example}"));
     }
     Ok(text.to_owned())
+}
+
+/// Reads a fingerprint: 64 hexadecimal digits, with colons between the bytes or without.
+pub(super) fn fingerprint(text: &str) -> Result<Fingerprint, String> {
+    let digits = text.replace(':', "");
+    let is_whole = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let byte = |n: usize| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).unwrap_or_default();
+    let bytes = || std::array::from_fn(byte);
+    is_whole
+        .then(bytes)
+        .ok_or("must be the SHA-256 of a certificate, 64 hexadecimal digits".to_owned())
 }
 
 /// Reads the address of a provider's token endpoint, to which a secret goes: over TLS, or not out
@@ -246,7 +258,8 @@ pub(super) fn token_endpoint(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn is_this_host(host: &str) -> bool {
+/// Whether a name or address leads nowhere but to this host; an IPv6 address stands in brackets.
+pub(crate) fn is_this_host(host: &str) -> bool {
     let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
     host == "localhost" || address.is_some_and(|address| address.is_loopback())
 }

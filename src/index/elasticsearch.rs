@@ -49,8 +49,10 @@ use ureq::http::{HeaderValue, Response, Uri, header};
 use ureq::{Agent, Timeout};
 
 use self::verdict::{Refused, Verdict, excerpt, verdicts};
-use crate::config::ElasticsearchConfig;
+use crate::config::{ElasticsearchConfig, VerificationMode};
+use crate::http::{self, Timeouts};
 use crate::secret;
+use crate::tls::{Certificate, Settings, Trust};
 
 pub use self::body::BulkBody;
 pub use self::verdict::{Outcome, Reject};
@@ -182,6 +184,7 @@ enum Credentials {
     None,
     Basic { username: String, password: PathBuf },
     ApiKey(PathBuf),
+    Bearer(PathBuf),
 }
 
 /// Secrets stay out of logs, also by mistake.
@@ -191,6 +194,7 @@ impl fmt::Debug for Credentials {
             Credentials::None => "None",
             Credentials::Basic { .. } => "Basic",
             Credentials::ApiKey(_) => "ApiKey",
+            Credentials::Bearer(_) => "Bearer",
         })
     }
 }
@@ -243,15 +247,10 @@ enum Trouble {
 impl Bulk {
     /// Returns a client that has not connected yet.
     ///
-    /// Errors: a host that is no `http://` address, or a secret's file that cannot be read.
+    /// Errors: a host that is no `http://` or `https://` address, nobody to trust there, or a secret's
+    /// file that cannot be read.
     pub fn new(config: &ElasticsearchConfig) -> io::Result<Bulk> {
-        let credentials = match (&config.username, &config.password_file, &config.api_key_file) {
-            (_, _, Some(path)) => Credentials::ApiKey(path.clone()),
-            (Some(username), Some(path), None) => {
-                Credentials::Basic { username: username.clone(), password: path.clone() }
-            }
-            _ => Credentials::None,
-        };
+        let credentials = Credentials::of(config);
         let hosts = config
             .hosts
             .iter()
@@ -260,16 +259,8 @@ impl Bulk {
         if hosts.is_empty() {
             return Err(invalid("elasticsearch.hosts is empty".to_owned()));
         }
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .user_agent(concat!("log-shipper/", env!("CARGO_PKG_VERSION")))
-            .timeout_global(Some(config.request_timeout))
-            .timeout_connect(Some(CONNECT_TIMEOUT.min(config.request_timeout)))
-            .build()
-            .new_agent();
+        let timeouts = Timeouts { all: config.request_timeout, connect: CONNECT_TIMEOUT };
+        let agent = http::agent(timeouts, tls_settings(config)?);
         Ok(Bulk {
             agent,
             stopped: Arc::new(AtomicBool::new(false)),
@@ -468,7 +459,7 @@ impl Bulk {
                     ureq::Error::Timeout(_) => Failure::Timeout,
                     _ => Failure::Unreachable,
                 };
-                Reply::Failed(failure, printable(&problem.to_string()), None)
+                Reply::Failed(failure, printable(&http::words(&problem)), None)
             }
         };
         self.scratch = scratch;
@@ -624,9 +615,11 @@ impl Host {
     fn new(url: &str, request_timeout: Duration) -> io::Result<Host> {
         let problem = |what| invalid(format!("elasticsearch.hosts: {what}"));
         let base: Uri =
-            url.parse().map_err(|_| problem(format!("{url:?} is no http://host:port")))?;
-        let (Some("http"), Some(authority)) = (base.scheme_str(), base.authority()) else {
-            return Err(problem(format!("{url:?} is no http://host:port")));
+            url.parse().map_err(|_| problem(format!("{url:?} is no https://host:port")))?;
+        let (Some(scheme @ ("https" | "http")), Some(authority)) =
+            (base.scheme_str(), base.authority())
+        else {
+            return Err(problem(format!("{url:?} is no https://host:port")));
         };
         if authority.as_str().contains('@') {
             return Err(problem(format!(
@@ -634,7 +627,7 @@ impl Host {
                 authority.host()
             )));
         }
-        let name = format!("http://{authority}");
+        let name = format!("{scheme}://{authority}");
         // Elasticsearch waits a minute for a missing shard; its verdict must come in our time.
         let bulk = format!(
             "{name}{}{BULK}&timeout={}ms",
@@ -651,6 +644,21 @@ impl Host {
 }
 
 impl Credentials {
+    fn of(config: &ElasticsearchConfig) -> Credentials {
+        match config {
+            ElasticsearchConfig { api_key_file: Some(path), .. } => {
+                Credentials::ApiKey(path.clone())
+            }
+            ElasticsearchConfig { bearer_token_file: Some(path), .. } => {
+                Credentials::Bearer(path.clone())
+            }
+            ElasticsearchConfig { username: Some(username), password_file: Some(path), .. } => {
+                Credentials::Basic { username: username.clone(), password: path.clone() }
+            }
+            _ => Credentials::None,
+        }
+    }
+
     /// Returns the `Authorization` header, read from the files as they are now.
     fn read(&self) -> io::Result<Option<HeaderValue>> {
         let (path, authorization) = match self {
@@ -660,12 +668,32 @@ impl Credentials {
                 (password, format!("Basic {}", encode_block(pair.as_bytes())))
             }
             Credentials::ApiKey(path) => (path, format!("ApiKey {}", secret::read(path)?)),
+            Credentials::Bearer(path) => (path, format!("Bearer {}", secret::read(path)?)),
         };
         let mut value = HeaderValue::from_str(&authorization)
             .map_err(|_| invalid(format!("{} holds no secret for HTTP", path.display())))?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
+}
+
+/// Whom to trust, and what to show, at hosts that want TLS; `None` where there are none.
+fn tls_settings(config: &ElasticsearchConfig) -> io::Result<Option<Settings>> {
+    if !config.hosts.iter().any(|host| host.starts_with("https://")) {
+        return Ok(None);
+    }
+    let trust = match config.ssl_ca_trusted_fingerprint {
+        Some(fingerprint) => Trust::Fingerprint(fingerprint),
+        None => Trust::file_or_system(config.ssl_ca_file.as_deref(), "elasticsearch.ssl_ca_file")
+            .map_err(|error| invalid(error.to_string()))?,
+    };
+    let certificate = Certificate::of(
+        config.ssl_certificate_file.as_ref(),
+        config.ssl_key_file.as_ref(),
+        config.ssl_key_password_file.as_ref(),
+    );
+    let by_name = config.ssl_verification_mode == VerificationMode::Full;
+    Ok(Some(Settings { trust, certificate, by_name }))
 }
 
 fn invalid(problem: String) -> io::Error {

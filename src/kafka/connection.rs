@@ -281,7 +281,7 @@ pub(super) fn lost(error: io::Error) -> Error {
     match error.kind() {
         UnexpectedEof | ConnectionReset | BrokenPipe => Error::Closed,
         io::ErrorKind::WouldBlock => Error::Connection(io::ErrorKind::TimedOut.into()),
-        _ => tls::alert(&error).map_or(Error::Connection(error), Error::Tls),
+        _ => crate::tls::alert(&error).map_or(Error::Connection(error), Error::Tls),
     }
 }
 

@@ -25,11 +25,11 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use super::tls::ca_file;
 use super::token::{Token, TokenSource};
 use crate::config::{EndpointIdentification, IndexConfig, KafkaConfig};
 use crate::error::Error;
 use crate::secret;
+use crate::tls::ca_file;
 
 /// A partition of a topic.
 pub type Partition = (String, i32);
@@ -363,7 +363,7 @@ fn secure(kafka: &KafkaConfig, config: &mut ClientConfig) -> io::Result<()> {
             EndpointIdentification::None => "none",
         };
         config.set("ssl.endpoint.identification.algorithm", by_name);
-        match ca_file(kafka) {
+        match ca_file(kafka.ssl_ca_file.as_deref()) {
             Some(file) => config.set("ssl.ca.location", path(file)?),
             None => config.set("ssl.ca.location", "probe"),
         };

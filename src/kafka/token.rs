@@ -10,8 +10,7 @@
 //! and neither it nor a token is ever part of an error.
 
 use std::fmt::{self, Write as _};
-use std::fs;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,11 +21,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use ureq::Agent;
 use ureq::http::header;
-use ureq::tls::{Certificate, PemItem, TlsConfig, TlsProvider, parse_pem};
 
-use super::{Error, tls};
+use super::Error;
 use crate::config::KafkaConfig;
+use crate::http::{self, Timeouts};
 use crate::secret;
+use crate::tls::{self, Settings, Trust};
 
 /// How long a token is used of which nobody says when it ends.
 const UNKNOWN_TIME: Duration = Duration::from_secs(60);
@@ -232,7 +232,7 @@ impl Client {
             id: kafka.sasl_oauthbearer_client_id.clone()?,
             secret_file: kafka.sasl_oauthbearer_client_secret_file.clone()?,
             scope: kafka.sasl_oauthbearer_scope.clone(),
-            ca_file: tls::ca_file(kafka).map(Into::into),
+            ca_file: kafka.ssl_ca_file.clone(),
             timeout: kafka.request_timeout.min(ANSWER_TIMEOUT),
             retry_after: kafka.retry_backoff_max,
         })
@@ -244,27 +244,28 @@ impl Client {
     fn ask(&self) -> Result<Token, String> {
         let secret = secret::read(&self.secret_file).map_err(|error| error.to_string())?;
         let now = Instant::now();
-        let problem = match self.request(&secret) {
+        let agent =
+            self.agent().map_err(|error| format!("token endpoint {}: {error}", self.url))?;
+        let problem = match self.request(&agent, &secret) {
             Ok((200, body)) => match granted(&body, now) {
                 Ok(token) => return Ok(token),
                 Err(problem) => problem,
             },
             Ok((status, body)) => denied(status, &body, &secret),
             Err(ureq::Error::Timeout(_)) => format!("no answer for {:?}", self.timeout),
-            Err(error) => printable(&error.to_string()),
+            Err(error) => printable(&http::words(&error)),
         };
         Err(format!("token endpoint {}: {problem}", self.url))
     }
 
     /// Returns status and body of the answer, the body not beyond what a token needs.
-    fn request(&self, secret: &str) -> Result<(u16, Vec<u8>), ureq::Error> {
+    fn request(&self, agent: &Agent, secret: &str) -> Result<(u16, Vec<u8>), ureq::Error> {
         let pair = format!("{}:{}", form_encoded(&self.id), form_encoded(secret));
         let mut form = "grant_type=client_credentials".to_owned();
         if let Some(scope) = &self.scope {
             form += &format!("&scope={}", form_encoded(scope));
         }
-        let answer = self
-            .agent()?
+        let answer = agent
             .post(&self.url)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(header::ACCEPT, "application/json")
@@ -276,37 +277,19 @@ impl Client {
         Ok((parts.status.as_u16(), bytes))
     }
 
-    /// A connection of its own for each question: one in minutes. The authorities are read anew.
-    fn agent(&self) -> Result<Agent, ureq::Error> {
-        let mut tls = TlsConfig::builder().provider(TlsProvider::NativeTls);
-        if self.url.starts_with("https:") {
-            tls = tls.root_certs(self.authorities()?.into());
-        }
-        let config = Agent::config_builder()
-            .tls_config(tls.build())
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .user_agent(concat!("log-shipper/", env!("CARGO_PKG_VERSION")))
-            .timeout_global(Some(self.timeout));
-        Ok(config.build().new_agent())
-    }
-
-    fn authorities(&self) -> io::Result<Vec<Certificate<'static>>> {
-        let Some(file) = &self.ca_file else {
-            let problem = "this system has no file of authorities; set kafka.ssl_ca_file";
-            return Err(io::Error::other(problem));
+    /// A connection of its own for each question: one in minutes.
+    ///
+    /// Errors: nobody to trust.
+    fn agent(&self) -> Result<Agent, tls::Error> {
+        let settings = match self.url.starts_with("https:") {
+            true => {
+                let trust = Trust::file_or_system(self.ca_file.as_deref(), "kafka.ssl_ca_file")?;
+                Some(Settings { trust, certificate: None, by_name: true })
+            }
+            false => None,
         };
-        let broken =
-            |error: &dyn fmt::Display| io::Error::other(format!("{}: {error}", file.display()));
-        let pem = fs::read(file).map_err(|error| broken(&error))?;
-        let certificates = parse_pem(&pem).filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
-            Ok(_) => None,
-            Err(error) => Some(Err(broken(&error))),
-        });
-        certificates.collect()
+        let timeouts = Timeouts { all: self.timeout, connect: self.timeout };
+        Ok(http::agent(timeouts, settings))
     }
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A real Elasticsearch of one node without security on 127.0.0.1, from Maven's
-# integ-test-zip: the server itself with few modules (no ILM, no ingest).
+# A real Elasticsearch of one node on 127.0.0.1, from Maven's integ-test-zip: the
+# server itself with few modules (no ILM, no ingest).
 #   elasticsearch.sh up | down | status | wipe | kill | pause | resume
 # Settings, taken by `up` and remembered; only ES_NAME is always needed:
 #   ES_NAME            elasticsearch   folder of STACK_DIR
@@ -9,13 +9,16 @@
 #   ES_TRANSPORT_PORT  ES_PORT + 10
 #   ES_HEAP            512m
 #   ES_EXTRA                           more elasticsearch.yml: 'key: value;key: value'
+#   ES_SECURED         folder of ca.pem, node.pem and node.key: https only, user elastic,
+#                      password elastic-secret; without it no security
 
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
 ES_NAME=${ES_NAME:-elasticsearch}
 ROOT=$STACK_DIR/$ES_NAME
-SETTINGS=(ES_VERSION ES_PORT ES_TRANSPORT_PORT ES_HEAP ES_EXTRA)
+SETTINGS=(ES_VERSION ES_PORT ES_TRANSPORT_PORT ES_HEAP ES_EXTRA ES_SECURED)
+PASSWORD=elastic-secret
 PROCESS=("$ES_NAME" "$ROOT/run/pid" "-Dstack.root=$ROOT/run")
 
 settings() {
@@ -24,11 +27,35 @@ settings() {
   ES_TRANSPORT_PORT=${ES_TRANSPORT_PORT:-$((ES_PORT + 10))}
   ES_HEAP=${ES_HEAP:-512m}
   ES_EXTRA=${ES_EXTRA:-}
+  ES_SECURED=${ES_SECURED:-}
   DIST=$STACK_DIR/dist/elasticsearch-$ES_VERSION
 }
 
 healthy() {
-  curl -fsS --max-time 10 "http://127.0.0.1:$ES_PORT/_cluster/health?wait_for_status=yellow&timeout=5s"
+  local how=("http://127.0.0.1:$ES_PORT")
+  [ -z "$ES_SECURED" ] || how=(--cacert "$ES_SECURED/ca.pem" -u "elastic:$PASSWORD" "https://localhost:$ES_PORT")
+  curl -fsS --max-time 10 "${how[@]:0:${#how[@]}-1}" "${how[-1]}/_cluster/health?wait_for_status=yellow&timeout=5s"
+}
+
+secure() {
+  cp "$ES_SECURED"/{ca.pem,node.pem,node.key} "$ROOT/config/"
+  cat <<YAML
+xpack.security.enabled: true
+xpack.security.autoconfiguration.enabled: false
+xpack.security.enrollment.enabled: false
+xpack.security.http.ssl.enabled: true
+xpack.security.http.ssl.certificate: node.pem
+xpack.security.http.ssl.key: node.key
+xpack.security.http.ssl.certificate_authorities: ca.pem
+xpack.security.http.ssl.client_authentication: optional
+YAML
+}
+
+# A tool of the distribution, as the server runs: JAVA TOOL ARGUMENTS...
+tool() {
+  as_nobody env ES_JAVA_HOME="$1" ES_PATH_CONF="$ROOT/config" ES_TMPDIR="$ROOT/tmp" \
+    ES_JAVA_OPTS="-Xms$ES_HEAP -Xmx$ES_HEAP -XX:TieredStopAtLevel=1 ${PROCESS[2]}" \
+    "$DIST/elasticsearch-$ES_VERSION/bin/$2" "${@:3}"
 }
 
 configure() {
@@ -49,8 +76,8 @@ path.data: $ROOT/data
 path.logs: $ROOT/logs
 node.store.allow_mmap: false
 cluster.routing.allocation.disk.threshold_enabled: false
-xpack.security.enabled: false
 YAML
+    if [ -n "$ES_SECURED" ]; then secure; else echo 'xpack.security.enabled: false'; fi
     printf '%s\n' "$ES_EXTRA" | tr ';' '\n'
   } >"$ROOT/config/elasticsearch.yml"
   [ "$(id -u)" != 0 ] || chown -R nobody:nogroup "$ROOT/config" "$ROOT/data" "$ROOT/logs" "$ROOT/tmp" "$ROOT/run"
@@ -67,11 +94,14 @@ up() {
   ports_must_be_free "$ES_PORT" "$ES_TRANSPORT_PORT"
   unpack "org.elasticsearch.distribution.integ-test-zip:elasticsearch:$ES_VERSION" "$DIST"
   configure
+  if [ -n "$ES_SECURED" ]; then
+    {
+      tool "$java" elasticsearch-keystore create
+      printf '%s' "$PASSWORD" | tool "$java" elasticsearch-keystore add -x bootstrap.password
+    } >"$ROOT/keystore.log" 2>&1 || die "cannot make the keystore: see $ROOT/keystore.log"
+  fi
   # -d returns when the node listens, and leaves one JVM instead of two.
-  (cd "$ROOT" && as_nobody env ES_JAVA_HOME="$java" ES_PATH_CONF="$ROOT/config" ES_TMPDIR="$ROOT/tmp" \
-    ES_JAVA_OPTS="-Xms$ES_HEAP -Xmx$ES_HEAP -XX:TieredStopAtLevel=1 ${PROCESS[2]}" \
-    "$DIST/elasticsearch-$ES_VERSION/bin/elasticsearch" -d -p "${PROCESS[1]}") \
-    >"$ROOT/start.log" 2>&1 </dev/null || {
+  (cd "$ROOT" && tool "$java" elasticsearch -d -p "${PROCESS[1]}") >"$ROOT/start.log" 2>&1 </dev/null || {
     tail -n 25 "$ROOT/start.log" >&2
     die "$ES_NAME did not start: see $ROOT/start.log and $ROOT/logs"
   }

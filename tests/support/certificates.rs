@@ -44,7 +44,18 @@ impl Authority {
 
     /// Writes the certificate by which others trust it.
     pub fn write(&self, path: &Path) {
-        fs::write(path, self.certificate.to_pem().expect("written out")).expect("written");
+        fs::write(path, self.pem()).expect("written");
+    }
+
+    /// The certificate by which others trust it, PEM.
+    pub fn pem(&self) -> Vec<u8> {
+        self.certificate.to_pem().expect("written out")
+    }
+
+    /// What others may know the certificate by: its SHA-256.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let digest = self.certificate.digest(MessageDigest::sha256()).expect("a digest");
+        (*digest).try_into().expect("32 bytes")
     }
 
     /// Vouches for `name`, reached as `host`, for so many days; less than 0: until yesterday.
@@ -63,11 +74,15 @@ impl Authority {
 }
 
 impl Identity {
+    /// The certificate, PEM.
+    pub fn pem(&self) -> Vec<u8> {
+        self.certificate.to_pem().expect("written out")
+    }
+
     /// Writes key and certificate into one file, as Kafka's `ssl.keystore.location` wants them.
     pub fn write_both(&self, path: &Path) {
         let key = self.key.private_key_to_pem_pkcs8().expect("written out");
-        let certificate = self.certificate.to_pem().expect("written out");
-        fs::write(path, [key, certificate].concat()).expect("written");
+        fs::write(path, [key, self.pem()].concat()).expect("written");
     }
 
     /// Writes certificate and key, which `password` opens, each whole or not at all.
@@ -79,7 +94,7 @@ impl Identity {
             None => self.key.private_key_to_pem_pkcs8(),
         };
         write_secret(key, &pem.expect("written out"));
-        write_secret(certificate, &self.certificate.to_pem().expect("written out"));
+        write_secret(certificate, &self.pem());
     }
 }
 

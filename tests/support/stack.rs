@@ -138,17 +138,31 @@ pub struct Documents {
     /// What the names of their indices begin with.
     pub prefix: String,
     agent: Agent,
+    authorization: Option<String>,
 }
 
 impl Documents {
     pub fn new(url: &str, prefix: &str) -> Documents {
         let agent = Agent::config_builder().http_status_as_error(false).build().new_agent();
-        Documents { url: url.to_owned(), prefix: prefix.to_owned(), agent }
+        Documents { url: url.to_owned(), prefix: prefix.to_owned(), agent, authorization: None }
+    }
+
+    /// Of a node that is asked by another agent, and wants to know by whom.
+    pub fn secured(self, agent: Agent, authorization: String) -> Documents {
+        Documents {
+            url: self.url.clone(),
+            prefix: self.prefix.clone(),
+            agent,
+            authorization: Some(authorization),
+        }
     }
 
     fn post(&self, path: &str, body: Value) -> Value {
         let url = format!("{}/{path}", self.url);
-        let request = self.agent.post(&url).header("Content-Type", "application/json");
+        let mut request = self.agent.post(&url).header("Content-Type", "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
         let sent =
             if body.is_null() { request.send_empty() } else { request.send(body.to_string()) };
         let mut answer = sent.expect("an answer");

@@ -151,6 +151,13 @@ fn config(hosts: &[&str]) -> ElasticsearchConfig {
         username: None,
         password_file: None,
         api_key_file: None,
+        bearer_token_file: None,
+        ssl_ca_file: None,
+        ssl_ca_trusted_fingerprint: None,
+        ssl_verification_mode: VerificationMode::Full,
+        ssl_certificate_file: None,
+        ssl_key_file: None,
+        ssl_key_password_file: None,
         request_timeout: Duration::from_secs(30),
         retry_backoff: Duration::from_millis(1),
         retry_backoff_max: Duration::from_millis(4),
@@ -634,17 +641,21 @@ fn a_wrong_password_is_held_until_its_file_is_right() {
 }
 
 #[test]
-fn an_api_key_is_sent_as_such() {
+fn keys_and_tokens_are_sent_as_such() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("key");
     write_secret(&file, "a2V5\n");
     let node = Node::scripted(vec![]);
-    let mut bulk =
-        Bulk::new(&ElasticsearchConfig { api_key_file: Some(file), ..config(&[&node.url]) })
-            .unwrap();
-    deliver(&mut bulk, &body(1));
-    let head = node.seen.recv().unwrap().head;
+    let with = |change: fn(&mut ElasticsearchConfig, PathBuf)| {
+        let mut config = config(&[&node.url]);
+        change(&mut config, file.clone());
+        deliver(&mut Bulk::new(&config).unwrap(), &body(1));
+        node.seen.recv().unwrap().head
+    };
+    let head = with(|config, file| config.api_key_file = Some(file));
     assert!(head.contains("authorization: ApiKey a2V5\r\n"), "{head}");
+    let head = with(|config, file| config.bearer_token_file = Some(file));
+    assert!(head.contains("authorization: Bearer a2V5\r\n"), "{head}");
 }
 
 #[test]
@@ -748,9 +759,9 @@ fn names_are_escaped_and_reasons_cut() {
 #[test]
 fn hosts_and_secrets_that_cannot_work_are_refused_at_once() {
     for (host, problem) in [
-        ("https://es:9200", "no http://host:port"),
-        ("es:9200", "no http://host:port"),
-        ("es", "no http://host:port"),
+        ("ftp://es:9200", "no https://host:port"),
+        ("es:9200", "no https://host:port"),
+        ("es", "no https://host:port"),
         ("http://user:secret@es:9200", "name and password of es belong in"),
     ] {
         let error = Bulk::new(&config(&[host])).unwrap_err().to_string();

@@ -1,5 +1,6 @@
 //! Against an endpoint that says and does what the test wants.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -278,12 +279,10 @@ fn an_endpoint_that_cannot_be_trusted_or_reached_gets_no_secret() {
         ..provider.client()
     };
     let problem = client().ask().expect_err("no authorities");
-    assert!(problem.contains("ca.pem: No such file"), "{problem}");
-    fs::write(&ca_file, "").expect("written");
+    assert!(problem.contains("ca.pem: no such file"), "{problem}");
+    Authority::new("an authority").write(&ca_file);
     let problem = client().ask().expect_err("a handshake that hangs");
     assert!(problem.ends_with("no answer for 300ms"), "{problem}");
-    let problem = Client { ca_file: None, ..client() }.ask().expect_err("no authorities");
-    assert!(problem.contains("set kafka.ssl_ca_file"), "{problem}");
     let away = Client { url: "http://127.0.0.1:1/token".to_owned(), ..client() };
     assert!(away.ask().expect_err("nobody is there").contains("refused"));
 
@@ -344,7 +343,7 @@ fn only_a_trusted_endpoint_of_the_right_name_is_asked() {
         (authority.issue("it", "localhost", -1), "localhost", "expired"),
     ] {
         let found = ask(identity, host).expect_err("not trusted");
-        assert!(found.contains("certificate verify failed"), "{found}");
+        assert!(found.contains("its certificate will not do"), "{found}");
         assert!(found.contains(problem), "{found}, expected {problem}");
     }
 }
