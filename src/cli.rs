@@ -4,6 +4,7 @@ pub mod acl;
 pub mod check;
 pub mod checkpoint;
 pub mod demo;
+pub mod explain;
 pub mod status;
 
 use std::path::{Path, PathBuf};
@@ -67,6 +68,15 @@ pub enum Command {
         --command-config.\n\
         Exit codes: 0 printed, 64 it cannot be known who we are, 78 wrong configuration.")]
     Acl(AclArgs),
+    /// Say what would become of each event of a log: its fields, its route, its document
+    #[command(after_help = "Examples:\n  shipper explain /var/log/kafka/server.log\n  \
+        shipper explain -c /etc/shipper/shipper.toml --summary /var/log/kafka/*.log\n  \
+        grep -h -A9 ERROR server.log | shipper explain --json\n\n\
+        Opens no connection. Without -c the defaults hold: errors to the error topic, the rest to \
+        Elasticsearch.\n\
+        Exit codes: 0 each event is in a layout that is known, 1 some are not, 74 a file cannot be \
+        read, 78 wrong configuration.")]
+    Explain(ExplainArgs),
     /// Say how the tail on this host is: its brokers, what is wrong, what waits
     #[command(after_help = "Example: shipper status --json | jq .kafka.troubles\n\n\
         Asks over status.sock in the state directory; whoever may write there may ask.\n\
@@ -213,6 +223,29 @@ pub struct StatusArgs {
     /// Where the state directory is
     #[command(flatten)]
     pub config: ConfigArg,
+}
+
+/// What `explain` takes.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// Logs; `-`, or none, for the standard input
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Print one line of JSON for each event
+    #[arg(long, conflicts_with = "summary")]
+    pub json: bool,
+    /// Print only how many events take which route
+    #[arg(long)]
+    pub summary: bool,
+    /// Leave out events whose layout is known
+    #[arg(long)]
+    pub unknown: bool,
+    /// The path that the log is taken for: it decides which input's rules hold
+    #[arg(long)]
+    pub path: Option<PathBuf>,
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// What `demo` takes.

@@ -19,6 +19,7 @@ pub mod index_name;
 pub mod kafka_log;
 pub mod origin;
 pub mod route;
+pub mod sort;
 pub mod worker;
 
 use std::collections::HashMap;

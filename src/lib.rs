@@ -19,7 +19,8 @@
 //!
 //! **Walk 2, topic to index** ([`index`]): [`kafka::consumer`] is the member of the group.
 //! [`index::event`] takes the event out of a record's value, [`index::kafka_log`] its fields out of
-//! the event, [`index::route`] decides where it goes, [`index::document`] writes it as a document.
+//! the event, [`index::route`] decides where it goes, [`index::document`] writes it as a document:
+//! together they are [`index::sort`], which `explain` uses, too.
 //! [`index::worker`] carries each batch to its ends: [`index::elasticsearch`], the error topic, the
 //! dead letters, [`index::archive`].
 //!

@@ -12,8 +12,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use log_shipper::cli::{
-    Args, CheckpointCommand, Command, ConfigArg, EXIT_USAGE, acl, check, checkpoint, demo, plain,
-    status,
+    Args, CheckpointCommand, Command, ConfigArg, EXIT_USAGE, acl, check, checkpoint, demo, explain,
+    plain, status,
 };
 use log_shipper::config::{Config, Walk};
 use log_shipper::error::Error;
@@ -38,13 +38,15 @@ fn main() -> ExitCode {
         Command::Tail(arg) => run_tail(&arg),
         Command::Index(arg) => run_index(&arg),
         Command::Checkpoint(command) => run_checkpoint(&command),
-        Command::Status(args) => match status::run(&args) {
-            Ok(code) => return ExitCode::from(code),
-            Err(error) => Err(error),
-        },
+        Command::Explain(args) => return exit_code(explain::run(&args)),
+        Command::Status(args) => return exit_code(status::run(&args)),
     };
+    exit_code(result.map(|()| 0))
+}
+
+fn exit_code(result: Result<u8, Error>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             let text: String = error.to_string().lines().map(plain).collect::<Vec<_>>().join("\n");
             let _ = writeln!(std::io::stderr(), "shipper: {text}");

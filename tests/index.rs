@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use support::tail::{Scene, lines};
-use support::{Shipper, wait_for};
+use support::{Shipper, counter, run, shipper_binary, wait_for};
 
 const N_LINES: usize = 6_000;
 
@@ -152,4 +154,72 @@ fn an_index_that_is_killed_archives_each_record_once() {
     assert!(status.success(), "{log}");
     let expected: BTreeMap<usize, usize> = (0..N_LINES).map(|number| (number, 1)).collect();
     assert_eq!(archived(&archive), expected);
+}
+
+/// Every event of a real broker's log: what `explain` says of it is what `index` does with it.
+#[test]
+fn what_explain_says_is_what_index_does() {
+    let mut scene = Scene::new("server.log");
+    scene.cluster.create_topic("errors", 1, 1).expect("a topic");
+    scene.set("[[input]]", "multiline", "{ profile = \"kafka\" }");
+    let log = fs::read("tests/data/logs/kafka-4.1-server.log").expect("read");
+    scene.logs.append("server.log", log);
+    let archive = scene.state.path().join("archive");
+    let text = format!(
+        "{}\n[index]\ntopics = [\"logs\"]\nerror_topic = \"errors\"\nindex_errors = true\n\
+         linger = \"20ms\"\n[archive]\ndir = {archive:?}\n\
+         [[route]]\nname = \"loads\"\nlevel = [\"INFO\"]\nmessage = \"^Loading\"\nto = \"drop\"\n\
+         [[route]]\nname = \"warnings\"\nlevel = [\"WARN\"]\nto = \"error_topic\"\n",
+        fs::read_to_string(scene.config()).expect("written")
+    );
+    let config = scene.state.path().join("both.toml");
+    fs::write(&config, text).expect("written");
+
+    let mut explain = Command::new(shipper_binary());
+    let explain = explain.args(["explain", "--json", "-c"]).arg(&config);
+    let output = run(explain.arg(scene.logs.path("server.log"))).expect("run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+    let said: Vec<Value> = said.map(|event| event.expect("JSON")).collect();
+    let goes =
+        |event: &Value, to: &str| event["to"].as_array().expect("a list").contains(&to.into());
+    let expected: Vec<&Value> = said
+        .iter()
+        .filter(|event| goes(event, "archive"))
+        .map(|event| &event["document"])
+        .collect();
+    let n_errors = said.iter().filter(|event| goes(event, "error_topic")).count();
+    let n_dropped = said.iter().filter(|event| event["route"] == "loads").count();
+    assert!(n_dropped > 0 && n_errors > n_dropped / 100, "{n_dropped} dropped, {n_errors} errors");
+    let warning = said.iter().find(|event| event["route"] == "warnings").expect("one");
+    assert_eq!(warning["misses"], serde_json::json!({ "loads": "level" }));
+
+    let tail = scene.start();
+    scene.wait_for_records(said.len(), &tail);
+    scene.stop(tail);
+    assert_eq!(scene.values().len(), said.len());
+    let index = Shipper::start("index", &config);
+    let mut found = Vec::new();
+    let all_there = || {
+        found = documents(&archive);
+        (found.len() >= expected.len()).then_some(())
+    };
+    wait_for(Duration::from_secs(60), "whole archive", all_there, || index.log());
+    let (status, log) = index.stop(Duration::from_secs(30));
+    assert!(status.success(), "{log}");
+    let stopped = log.lines().find(|line| line.contains("index stopped:")).expect("the last line");
+    assert_eq!(counter(stopped, "error_topic"), n_errors as u64, "{stopped}");
+    assert_eq!(counter(stopped, "dropped"), n_dropped as u64, "{stopped}");
+    found.sort_by_key(|document| document["kafka"]["offset"].as_u64());
+    assert!(found.iter().eq(expected.iter().copied()), "{found:#?}\n{expected:#?}");
+}
+
+/// All documents of an archive of the topic `logs`.
+fn documents(archive: &Path) -> Vec<Value> {
+    let Ok(files) = fs::read_dir(archive.join("logs/0")) else { return Vec::new() };
+    let is_whole = |path: &PathBuf| path.extension().is_some_and(|it| it == "ndjson");
+    let files = files.map(|file| file.expect("an entry").path()).filter(is_whole);
+    let texts = files.map(|path| fs::read_to_string(path).expect("readable"));
+    let lines = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
+    lines.map(|line| serde_json::from_str(&line).expect("a document")).collect()
 }

@@ -184,7 +184,8 @@ fn show_index(config: &Config, index: &IndexConfig) -> String {
         Some(_) => "index",
         None => "archive",
     };
-    text += &format!("    else ERROR and FATAL to the error topic, the rest to {rest}\n");
+    let too = if index.index_errors { format!(" and to {rest}") } else { String::new() };
+    text += &format!("    else ERROR and FATAL to the error topic{too}, the rest to {rest}\n");
     // A document is about twice its record: the names of its fields, and the escapes.
     let n_batches = index.in_flight_max + 1 + 2 * index.in_flight_max;
     text += &format!(

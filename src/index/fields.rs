@@ -1,6 +1,7 @@
 //! All that is known of one record, and its parts by the names they have in the document.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::Value;
 
@@ -153,6 +154,16 @@ impl Field {
             Field::Static(name) => return static_value(fields, name),
         };
         text.map(Cow::Borrowed)
+    }
+}
+
+/// Its name; where it has two, that of ECS.
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self, Field::NAMES.iter().find(|(_, field)| field == self)) {
+            (Field::Static(name), _) => write!(f, "fields.{name}"),
+            (_, known) => f.write_str(known.map_or("", |(name, _)| name)),
+        }
     }
 }
 

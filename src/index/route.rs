@@ -1,6 +1,7 @@
 //! Where an event goes: the first rule that matches decides.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use regex::Regex;
 
@@ -104,6 +105,13 @@ impl Router {
         &self.names
     }
 
+    /// Returns the rules before the one that takes the record, each with the first condition that
+    /// does not hold.
+    pub fn misses(&self, fields: &Fields<'_>) -> Vec<(String, String)> {
+        let misses = self.routes.iter().map_while(|route| route.miss(fields));
+        self.names.iter().cloned().zip(misses.map(|condition| condition.to_string())).collect()
+    }
+
     /// Returns where the record goes, and which route says so.
     ///
     /// A record that the shipper itself produced never goes to the error topic: it would come
@@ -146,24 +154,60 @@ impl Route {
         })
     }
 
-    /// Whether all conditions hold; what an event lacks matches no condition.
+    /// Whether all conditions hold.
     fn matches(&self, fields: &Fields<'_>) -> bool {
+        self.miss(fields).is_none()
+    }
+
+    /// Returns the first condition that does not hold; what an event lacks matches none.
+    fn miss(&self, fields: &Fields<'_>) -> Option<Condition<'_>> {
         let Fields { parsed, origin, .. } = *fields;
         let has_level = |levels: &[Level]| parsed.level.is_some_and(|own| levels.contains(&own));
         let has_logger = |regex: &Regex| parsed.logger.is_some_and(|own| regex.is_match(own));
-        let has_header = |(name, regex): &(String, Regex)| {
+        let has_header = |(name, regex): &&(String, Regex)| {
             let value = origin.header(name).map(lossy);
             value.is_some_and(|value| regex.is_match(&value))
         };
-        let has_field = |(field, regex): &(Field, Regex)| {
+        let has_field = |(field, regex): &&(Field, Regex)| {
             let value: Option<Cow<'_, str>> = field.value(fields);
             value.is_some_and(|value| regex.is_match(&value))
         };
-        (self.levels.is_empty() || has_level(&self.levels))
-            && self.logger.as_ref().is_none_or(has_logger)
-            && self.message.as_ref().is_none_or(|regex| regex.is_match(parsed.message))
-            && self.headers.iter().all(has_header)
-            && self.fields.iter().all(has_field)
+        if !self.levels.is_empty() && !has_level(&self.levels) {
+            return Some(Condition::Level);
+        }
+        if !self.logger.as_ref().is_none_or(has_logger) {
+            return Some(Condition::Logger);
+        }
+        if !self.message.as_ref().is_none_or(|regex| regex.is_match(parsed.message)) {
+            return Some(Condition::Message);
+        }
+        if let Some((name, _)) = self.headers.iter().find(|header| !has_header(header)) {
+            return Some(Condition::Header(name));
+        }
+        let (field, _) = self.fields.iter().find(|field| !has_field(field))?;
+        Some(Condition::Field(field))
+    }
+}
+
+/// A condition of a rule.
+#[derive(Debug, Clone, Copy)]
+enum Condition<'a> {
+    Level,
+    Logger,
+    Message,
+    Header(&'a str),
+    Field(&'a Field),
+}
+
+impl fmt::Display for Condition<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Condition::Level => f.write_str("level"),
+            Condition::Logger => f.write_str("logger"),
+            Condition::Message => f.write_str("message"),
+            Condition::Header(name) => write!(f, "header {name}"),
+            Condition::Field(field) => write!(f, "field {field}"),
+        }
     }
 }
 

@@ -23,17 +23,9 @@ use crate::record::{BatchId, Span};
 use crate::rejected::RejectedFile;
 
 use super::archive::{Archive, Stored};
-use super::document::DocumentWriter;
-use super::elasticsearch::{
-    Bulk, BulkBody, Counters as BulkCounters, Interrupter, Outcome, Reject,
-};
-use super::event::Event;
-use super::fields::Fields;
-use super::index_name::IndexName;
-use super::kafka_log;
-use super::origin::{DLQ_REASON, Header, Origin, ROUTE_NAME};
-use super::route::Router;
-use crate::time::TimeReader;
+use super::elasticsearch::{Bulk, Counters as BulkCounters, Interrupter, Outcome, Reject};
+use super::origin::{DLQ_REASON, Header, ROUTE_NAME};
+use super::sort::{Sorted, Sorter};
 
 /// How often a worker that waits looks whether it is to give up.
 const GIVE_UP_LOOK: Duration = Duration::from_millis(50);
@@ -108,36 +100,14 @@ pub struct Worker {
     dead_letter_topic: Arc<str>,
     rejected: RejectedFile,
 
-    times: TimeReader,
-    router: Router,
-    documents: DocumentWriter,
-    index_name: Option<IndexName>,
     bulk: Option<Bulk>,
     archive: Option<Archive>,
 
-    sorted: Sorted,
+    sorter: Sorter,
     outcomes: Vec<Option<Outcome>>,
-    id: Vec<u8>,
-    name: Vec<u8>,
 
     counters: Arc<IndexCounters>,
     given_up: Arc<AtomicBool>,
-}
-
-/// Where the records of a batch go.
-#[derive(Debug, Default)]
-struct Sorted {
-    body: BulkBody,
-    /// The record of each item of `body`.
-    items: Vec<usize>,
-    archive_bytes: Vec<u8>,
-    /// For each archived record itself and the end of its document in `archive_bytes`.
-    archived: Vec<(usize, usize)>,
-    /// Records for the error topic, each with the position of the route's name.
-    errors: Vec<(usize, usize)>,
-    n_errors_also: u64,
-    /// For each record that a route drops, the position of the route's name.
-    dropped: Vec<usize>,
 }
 
 /// What became of records that were sent to a topic.
@@ -171,9 +141,6 @@ impl Worker {
         let elasticsearch = config.elasticsearch.as_ref();
         let bulk = elasticsearch.map(Bulk::new).transpose();
         let bulk = bulk.map_err(|error| wrong(format!("elasticsearch: {error}")))?;
-        let index_name = elasticsearch.map(|config| IndexName::new(&config.index)).transpose();
-        let index_name =
-            index_name.map_err(|error| wrong(format!("elasticsearch.index: {error}")))?;
         let (replies, deliveries) = unbounded();
         Ok(Worker {
             producer,
@@ -185,16 +152,10 @@ impl Worker {
             error_topic: index.error_topic.as_deref().map(Arc::from),
             dead_letter_topic: index.dead_letter_topic.as_str().into(),
             rejected: RejectedFile::new(&config.state_dir),
-            times: TimeReader::new(index.timezone.clone()),
-            router: Router::new(&config.route, index, bulk.is_some()).map_err(wrong)?,
-            documents: DocumentWriter::new(),
-            index_name,
             bulk,
             archive,
-            sorted: Sorted::default(),
+            sorter: Sorter::new(config, index).map_err(wrong)?,
             outcomes: Vec::new(),
-            id: Vec::new(),
-            name: Vec::new(),
             counters,
             given_up,
         })
@@ -242,7 +203,7 @@ impl Worker {
                 Outcome::Rejected(_) => {}
             }
         }
-        let Sorted { dropped, n_errors_also, .. } = &self.sorted;
+        let Sorted { dropped, n_errors_also, .. } = &self.sorter.sorted;
         let counters = &self.counters;
         counters.indexed.add(indexed);
         counters.duplicates.add(duplicates);
@@ -252,55 +213,23 @@ impl Worker {
         counters.error_topic_also.add(*n_errors_also);
         counters.dead_letter.add(dead_letters.n_acked);
         counters.rejected.add(errors.n_rejected + dead_letters.n_rejected);
-        counters.drop_by_routes(dropped.iter().map(|route| self.router.names()[*route].as_str()));
+        counters
+            .drop_by_routes(dropped.iter().map(|route| self.sorter.route_names()[*route].as_str()));
     }
 
-    /// Reads each record, decides where it goes, and writes its document.
     fn sort(&mut self, batch: &IndexBatch) {
-        self.sorted.clear();
+        self.sorter.sorted.clear();
         let mut headers: Vec<Header<'_>> = Vec::new();
         for (at, (record, (ground, offset))) in batch.records.iter().zip(&batch.offsets).enumerate()
         {
             let Ground { topic, partition, .. } = &batch.ground[*ground as usize];
-            headers.clear();
-            headers.extend(record.headers());
-            let time = record.timestamp_ms;
-            let origin = Origin::new(topic, *partition, *offset as i64, time, &headers);
-            let event = Event::from_value(record.value);
-            let parsed = kafka_log::parse(&event.text, &mut self.times);
-            let fields = Fields { event: &event, parsed: &parsed, origin: &origin };
-            let routed = self.router.route(&fields);
-
-            let sorted = &mut self.sorted;
-            let has_document = routed.to.index || routed.to.archive;
-            if routed.to.index {
-                self.id.clear();
-                self.name.clear();
-                origin.write_id(&mut self.id);
-                let name = self.index_name.as_mut().expect("checked: index needs [elasticsearch]");
-                name.write(&mut self.name, time);
-                let name = std::str::from_utf8(&self.name).expect("patterns are text");
-                let id = String::from_utf8_lossy(&self.id);
-                self.documents.write(sorted.body.begin(name, &id), &fields);
-                sorted.body.end();
-                sorted.items.push(at);
-            }
-            if routed.to.archive {
-                self.documents.write(&mut sorted.archive_bytes, &fields);
-                sorted.archived.push((at, sorted.archive_bytes.len()));
-            }
-            if routed.to.error_topic {
-                sorted.errors.push((at, routed.route));
-                sorted.n_errors_also += u64::from(has_document);
-            } else if !has_document {
-                sorted.dropped.push(routed.route);
-            }
+            self.sorter.take(at, &record, (topic, *partition, *offset as i64), &mut headers);
         }
     }
 
     /// Puts documents on disk; a disk that refuses is waited for.
     fn archive(&mut self, batch: &IndexBatch) -> Result<Stored, Stop> {
-        let Sorted { archived, archive_bytes, .. } = &self.sorted;
+        let Sorted { archived, archive_bytes, .. } = &self.sorter.sorted;
         let (mut sum, mut is_failing) = (Stored::default(), false);
         let Some(archive) = &mut self.archive else {
             return Ok(sum);
@@ -341,11 +270,11 @@ impl Worker {
         let Some(bulk) = &mut self.bulk else {
             return Ok(());
         };
-        if self.sorted.items.is_empty() {
+        if self.sorter.sorted.items.is_empty() {
             return Ok(());
         }
         let before = bulk.counters().clone();
-        bulk.deliver(&self.sorted.body, &mut self.outcomes, &mut |_| {});
+        bulk.deliver(&self.sorter.sorted.body, &mut self.outcomes, &mut |_| {});
         let after = bulk.counters();
         let n_retried = |counters: &BulkCounters| counters.retried.values().sum::<u64>();
         self.counters.bulk_requests.add(after.requests - before.requests);
@@ -358,17 +287,17 @@ impl Worker {
 
     fn needs_topics(&self) -> bool {
         let is_rejected = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Rejected(_)));
-        !self.sorted.errors.is_empty() || self.outcomes.iter().any(is_rejected)
+        !self.sorter.sorted.errors.is_empty() || self.outcomes.iter().any(is_rejected)
     }
 
     /// Sends records for the error topic, as they came and with the headers of their route.
     fn send_errors(&mut self, batch: &IndexBatch, records: &[RecordRef<'_>]) -> Result<Sent, Stop> {
-        if self.sorted.errors.is_empty() {
+        if self.sorter.sorted.errors.is_empty() {
             return Ok(Sent::default());
         }
         let topic = self.error_topic.clone().expect("checked: routes there need error_topic");
-        let errors = std::mem::take(&mut self.sorted.errors);
-        let names = self.router.names().to_vec();
+        let errors = std::mem::take(&mut self.sorter.sorted.errors);
+        let names = self.sorter.route_names().to_vec();
         let added = errors.iter().map(|(at, route)| {
             let mut headers = vec![(ROUTE_NAME.to_owned(), names[*route].clone())];
             headers.extend(origin_headers("route.origin", batch, *at, &records[*at]));
@@ -383,7 +312,7 @@ impl Worker {
         batch: &IndexBatch,
         records: &[RecordRef<'_>],
     ) -> Result<Sent, Stop> {
-        let outcomes = self.sorted.items.iter().zip(&self.outcomes);
+        let outcomes = self.sorter.sorted.items.iter().zip(&self.outcomes);
         let rejected: Vec<(usize, Reject)> = outcomes
             .filter_map(|(at, outcome)| match outcome {
                 Some(Outcome::Rejected(reject)) => Some((*at, reject.clone())),
@@ -504,18 +433,6 @@ impl Worker {
                 Err(_) => return Err(Stop::GivenUp),
             }
         }
-    }
-}
-
-impl Sorted {
-    fn clear(&mut self) {
-        self.body.clear();
-        self.items.clear();
-        self.archive_bytes.clear();
-        self.archived.clear();
-        self.errors.clear();
-        self.n_errors_also = 0;
-        self.dropped.clear();
     }
 }
 

@@ -47,7 +47,7 @@ impl ReadAt for &File {
 
 /// Where the bytes of a life come from.
 #[derive(Debug)]
-enum Bytes {
+pub(crate) enum Bytes {
     /// The file holds them as they are.
     Plain(File),
     /// The file holds them compressed.
@@ -55,14 +55,14 @@ enum Bytes {
 }
 
 impl Bytes {
-    fn of(file: File, is_gzipped: bool) -> Bytes {
+    pub(crate) fn of(file: File, is_gzipped: bool) -> Bytes {
         match is_gzipped {
             true => Bytes::Gzipped(Box::new(GzipReader::new(file))),
             false => Bytes::Plain(file),
         }
     }
 
-    fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         match self {
             Bytes::Plain(file) => file,
             Bytes::Gzipped(reader) => reader.file(),

@@ -55,6 +55,11 @@ impl BulkBody {
         self.bytes.len()
     }
 
+    /// The whole body, two lines an item.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// How many items were closed.
     pub fn n_items(&self) -> usize {
         self.ends.len()
