@@ -10,7 +10,6 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,9 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::client::{Cluster, PartitionState};
-use log_shipper::kafka::record_batch::partition_for;
 use support::network::{self, Network, Rule};
-use support::stack::{OwnServer, PATIENCE, Writer, assert_same, env, seq_of, unique, write_config};
+use support::stack::{
+    OwnServer, PATIENCE, Writer, assert_same, env, folder_of_each_partition, seq_of, unique,
+    write_config,
+};
 use support::{Shipper, TopicReader, counter, shipper_binary, start, wait_for};
 
 const KAFKA: &str = "kafka-faults";
@@ -193,16 +194,7 @@ impl<'a> Load<'a> {
             folder.path().join("*/server.log"),
         );
         let config = write_config(folder.path(), "shipper.toml", &text);
-        let folders = (0..N_PARTITIONS as i32).map(|partition| {
-            let path = |n| folder.path().join(format!("log-{n}"));
-            let key =
-                |path: &Path| [b"h1", path.join("server.log").as_os_str().as_bytes()].concat();
-            let goes_there =
-                |path: &PathBuf| partition_for(&key(path), N_PARTITIONS as i32) == partition;
-            (0..).map(path).find(goes_there).expect("one of many")
-        });
-        let folders: Vec<PathBuf> = folders.collect();
-        folders.iter().for_each(|folder| fs::create_dir(folder).expect("made"));
+        let folders = folder_of_each_partition(folder.path(), N_PARTITIONS as i32);
         let tail = Shipper::spawn(&mut brokers.command(&config));
         let writers = folders.iter().map(|folder| write(folder)).collect();
         let recovered_in = Vec::new();

@@ -122,23 +122,24 @@ impl Cluster {
     }
 
     /// Takes over who leads a partition now, as a former leader says; `brokers` says where they
-    /// are. What comes from an election before that we know of is no news.
+    /// are. Returns whether that is news: what comes from an election before that we know of is none.
     pub(super) fn leader_moved(
         &mut self,
         topic: &str,
         partition: i32,
         leader: Leader,
         brokers: &[BrokerMetadata],
-    ) {
+    ) -> bool {
         let known = self.topics.get_mut(topic).zip(usize::try_from(partition).ok());
         let known = known.and_then(|(topic, partition)| topic.leaders.get_mut(partition));
         let Some(known) = known.filter(|known| known.epoch < leader.epoch) else {
-            return;
+            return false;
         };
         *known = leader;
         if let Some(broker) = brokers.iter().find(|broker| broker.node == leader.node) {
             self.brokers.insert(broker.node, broker.address.as_str().into());
         }
+        true
     }
 
     /// Takes over what a broker says. An answer without brokers, as one that has just started
@@ -246,22 +247,22 @@ mod tests {
     #[test]
     fn a_former_leader_is_believed_where_it_knows_of_a_later_election() {
         let mut cluster = cluster();
-        cluster.leader_moved("a", 0, Leader { node: 2, epoch: 5 }, &[]);
+        assert!(!cluster.leader_moved("a", 0, Leader { node: 2, epoch: 5 }, &[]));
         assert_eq!(leader(&cluster), Some("b1:9092"));
-        cluster.leader_moved("a", 0, Leader { node: 2, epoch: 6 }, &[]);
+        assert!(cluster.leader_moved("a", 0, Leader { node: 2, epoch: 6 }, &[]));
         assert_eq!(leader(&cluster), Some("b2:9092"));
-        cluster.leader_moved("a", 0, Leader { node: 3, epoch: 7 }, &[broker(3)]);
+        assert!(cluster.leader_moved("a", 0, Leader { node: 3, epoch: 7 }, &[broker(3)]));
         assert_eq!(leader(&cluster), Some("b3:9092"));
-        cluster.leader_moved("a", 1, Leader { node: 3, epoch: 7 }, &[]);
-        cluster.leader_moved("b", 0, Leader { node: 3, epoch: 7 }, &[]);
-        cluster.leader_moved("a", -1, Leader { node: 3, epoch: 7 }, &[]);
+        assert!(!cluster.leader_moved("a", 1, Leader { node: 3, epoch: 7 }, &[]));
+        assert!(!cluster.leader_moved("b", 0, Leader { node: 3, epoch: 7 }, &[]));
+        assert!(!cluster.leader_moved("a", -1, Leader { node: 3, epoch: 7 }, &[]));
         assert_eq!(leader(&cluster), Some("b3:9092"));
     }
 
     #[test]
     fn a_broker_that_lags_behind_does_not_bring_the_former_leader_back() {
         let mut cluster = cluster();
-        cluster.leader_moved("a", 0, Leader { node: 2, epoch: 6 }, &[]);
+        assert!(cluster.leader_moved("a", 0, Leader { node: 2, epoch: 6 }, &[]));
         cluster.update(metadata(LIFE, 1, 5));
         assert_eq!(leader(&cluster), Some("b2:9092"));
         cluster.update(metadata(LIFE, 1, 7));

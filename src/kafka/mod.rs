@@ -26,6 +26,9 @@
 //! - It takes nothing out of sequence, except that a partition which knows nothing of a producer
 //!   id takes any first sequence number. Hence the first batch under a new producer id, or to a
 //!   topic that may have been made anew, goes alone: a second one behind it could overtake it.
+//! - A leader that ceases to be one answers NOT_LEADER_OR_FOLLOWER to what it has appended, too. So
+//!   does the next one before it is one, to what it has as a replica; the batch behind that, which
+//!   comes a moment later, it takes. Hence what is sent again goes alone as well, until it arrives.
 //! - After a restart the broker remembers the last batch alone. A resend of the one before is then
 //!   answered OUT_OF_ORDER_SEQUENCE_NUMBER; that a later one is answered with success tells that
 //!   it had arrived. If none is, nothing is known, and a repeat is better than a loss.

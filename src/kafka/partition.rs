@@ -6,13 +6,14 @@
 //!
 //! When one does not arrive, nothing more is sent until none is in flight. Then all answers are
 //! read together ([`Partition::recover`]): what arrived is settled, and the first that did not
-//! decides what is done. Resending starts at the front, unchanged and in order.
+//! decides what is done. Resending starts at the front, unchanged and in order; the front goes
+//! alone, until the broker has shown that it knows our sequence.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::record_batch::{EncodedBatch, Stamp, sequence_after};
-use super::verdict::{Verdict, may_be_another_topic, may_have_arrived, verdict};
+use super::verdict::{Verdict, may_have_arrived, verdict};
 
 /// Batches in flight for one partition: as many as the broker remembers.
 pub(super) const IN_FLIGHT_MAX: usize = 5;
@@ -101,6 +102,8 @@ impl Piece {
             Some(Outcome::Refused(refusal)) => match verdict(refusal.code) {
                 Verdict::Halve | Verdict::Reject => false, // It gets another one anyway.
                 Verdict::OutOfSequence => !self.may_have_arrived,
+                // Whoever has appended it and leads again: a repeat is better than a loss.
+                Verdict::Refresh => true,
                 _ => !may_have_arrived(refusal.code),
             },
             _ => false,
@@ -359,9 +362,6 @@ impl Partition {
                 return Recovery::None;
             }
         };
-        if may_be_another_topic(refusal.code) {
-            self.proven = false;
-        }
         if is_passed_over {
             return self.start_anew();
         }
@@ -404,7 +404,10 @@ impl Partition {
         }
     }
 
+    /// The front goes alone then. The topic may have been made anew; or the broker may be about to
+    /// become the leader, refuse the front, which it has as a replica, and take what follows it.
     fn resend(&mut self, refusal: Option<Refusal>) -> Recovery {
+        self.proven = false;
         self.n_failures += 1;
         self.forget_outcomes();
         Recovery::Resend(refusal)
@@ -541,8 +544,41 @@ mod tests {
         let (arrived, recovery) = recover(&mut partition);
         assert!(arrived.is_empty(), "{arrived:?}");
         assert!(matches!(recovery, Recovery::Resend(Some(refusal)) if refusal.code == 19));
+        assert_eq!(send(&mut partition), [(2, 20)]);
+        assert_eq!(answer(&mut partition, 2, Outcome::Arrived(20)), [2]);
         let sent = send(&mut partition);
-        assert_eq!(sent, [(2, 20), (3, 30), (4, 40), (5, 50), (6, 60)]);
+        assert_eq!(sent, [(3, 30), (4, 40), (5, 50), (6, 60), (7, 70)]);
+    }
+
+    #[test]
+    fn a_broker_that_is_about_to_lead_gets_no_second_batch_before_it_has_taken_the_first() {
+        let mut partition = five_in_flight();
+        for id in 1..=5 {
+            answer(&mut partition, id, code(6));
+        }
+        for _ in 0..2 {
+            assert!(matches!(recover(&mut partition).1, Recovery::Resend(Some(_))));
+            assert_eq!(send(&mut partition), [(1, 10)]);
+            answer(&mut partition, 1, code(6));
+        }
+    }
+
+    #[test]
+    fn what_a_former_leader_refused_may_have_arrived() {
+        let mut partition = five_in_flight();
+        for id in 1..=5 {
+            answer(&mut partition, id, code(6));
+        }
+        recover(&mut partition);
+        assert_eq!(send(&mut partition), [(1, 10)]);
+        answer(&mut partition, 1, code(45));
+        assert_eq!(send(&mut partition).len(), 4);
+        for id in 2..=5 {
+            answer(&mut partition, id, Outcome::Arrived(0));
+        }
+        let (arrived, recovery) = recover(&mut partition);
+        assert_eq!(arrived, [1, 2, 3, 4, 5]);
+        assert!(matches!(recovery, Recovery::None));
     }
 
     #[test]
@@ -552,8 +588,9 @@ mod tests {
             answer(&mut partition, id, Outcome::Unknown);
         }
         assert!(matches!(recover(&mut partition).1, Recovery::Resend(None)));
-        assert_eq!(send(&mut partition).len(), 5);
+        assert_eq!(send(&mut partition).len(), 1);
         answer(&mut partition, 1, code(45));
+        assert_eq!(send(&mut partition).len(), 4);
         answer(&mut partition, 2, code(45));
         answer(&mut partition, 3, Outcome::Arrived(30));
         for id in [4, 5] {
@@ -572,8 +609,10 @@ mod tests {
             answer(&mut partition, id, outcome);
         }
         assert!(matches!(recover(&mut partition).1, Recovery::Resend(None)));
-        assert_eq!(send(&mut partition).len(), 5);
-        for id in 1..=5 {
+        assert_eq!(send(&mut partition).len(), 1);
+        answer(&mut partition, 1, code(59));
+        assert_eq!(send(&mut partition).len(), 4);
+        for id in 2..=5 {
             answer(&mut partition, id, code(59));
         }
         let (_, recovery) = recover(&mut partition);
@@ -602,7 +641,6 @@ mod tests {
             answer(&mut partition, id, Outcome::Unknown);
         }
         recover(&mut partition);
-        partition.distrust();
         assert_eq!(partition.take().map(|taken| taken.id), Some(PieceId(1)));
         assert!(partition.take().is_none());
         answer(&mut partition, 1, code(45));

@@ -651,8 +651,10 @@ impl Worker {
     fn opened(&mut self, address: Arc<str>, opened: Result<Opened, Error>, now: Instant) {
         match opened {
             Ok(opened) => {
-                let link = Link::Up(Connection::new(opened, now));
-                self.links.insert(address, link);
+                let connection = Connection::new(opened, now);
+                let version = connection.version(Api::Produce);
+                debug!("{}: connected, Produce v{version}", broker_subject(&address));
+                self.links.insert(address, Link::Up(connection));
             }
             Err(error) => self.link_failed(address, &error, now),
         }
@@ -1113,6 +1115,7 @@ impl Worker {
         }
         self.health.is_good("cluster", now);
         self.cluster.update(metadata);
+        debug!("{}: has said who leads", broker_subject(address));
         self.forget_brokers_gone();
         self.metadata_at = now;
         self.answer_waiting();
@@ -1405,8 +1408,12 @@ impl Worker {
             {
                 let Leader { node, epoch } = leader;
                 let partition = item.partition;
-                debug!("topic {topic:?} partition {partition}: led by {node} since epoch {epoch}");
-                self.cluster.leader_moved(&topic, partition, leader, &answer.brokers);
+                if self.cluster.leader_moved(&topic, partition, leader, &answer.brokers) {
+                    let subject = format!("topic {topic:?} partition {partition}");
+                    debug!(
+                        "{subject}: its former leader says that {node} leads since epoch {epoch}"
+                    );
+                }
             }
         }
     }

@@ -99,14 +99,12 @@ pub(super) fn verdict(code: i16) -> Verdict {
     find(code).map_or(Verdict::Retry, |row| row.verdict)
 }
 
-/// Whether a batch that was answered with `code`, not with success, may stand in the log.
+/// Whether a batch that was answered with `code`, not with success, may stand in the log. A leader
+/// that ceases to be one answers NOT_LEADER_OR_FOLLOWER (6) also of what it has appended and the
+/// replicas have not.
+/// Source: Kafka's `DelayedProduce`.
 pub(super) fn may_have_arrived(code: i16) -> bool {
-    matches!(code, 7 | 13 | 20 | 56) || find(code).is_none_or(|row| row.code == -1)
-}
-
-/// Whether the topic may have been deleted and made anew, so that the broker knows no producer.
-pub(super) fn may_be_another_topic(code: i16) -> bool {
-    matches!(code, 3 | 100 | 103)
+    matches!(code, 6 | 7 | 13 | 20 | 56) || find(code).is_none_or(|row| row.code == -1)
 }
 
 /// Returns name and number for the log.

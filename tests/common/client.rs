@@ -7,6 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
+use kafka_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
 use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -15,15 +18,17 @@ use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    AlterClientQuotasRequest, CreateAclsRequest, CreatePartitionsRequest, CreateTopicsRequest,
-    DeleteAclsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeProducersRequest,
-    FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
-    ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+    AlterClientQuotasRequest, AlterPartitionReassignmentsRequest, CreateAclsRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteAclsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeProducersRequest, ElectLeadersRequest, FetchRequest,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest,
+    RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use log_shipper::config::Compression;
@@ -54,6 +59,8 @@ const REPLICATION_TIMEOUT_MS: i32 = 3000;
 const UNKNOWN_TOPIC: i16 = 3;
 /// Code of an answer by a broker that is not the leader.
 const NOT_LEADER: i16 = 6;
+/// Code of an answer to who wants to have the leader elected that there is.
+const ELECTION_NOT_NEEDED: i16 = 84;
 /// No code of a broker's: it did not answer.
 const NO_ANSWER: i16 = i16::MIN;
 
@@ -68,6 +75,8 @@ pub type KnownProducer = (i64, i32, i32);
 pub struct PartitionState {
     /// Number of its node.
     pub leader: i32,
+    /// Number of the election in which it became the leader.
+    pub epoch: i32,
     pub n_in_sync: usize,
     /// High watermark: how many records were ever acknowledged.
     pub end: u64,
@@ -202,6 +211,41 @@ impl Cluster {
         (0..n_partitions).for_each(|partition| drop(self.leader(topic, partition)));
     }
 
+    /// Gives a partition these replicas, and has the first of them lead it.
+    pub fn reassign(&self, topic: &str, partition: i32, replicas: &[i32]) {
+        let nodes = replicas.iter().map(|node| (*node).into()).collect();
+        let wanted = ReassignablePartition::default()
+            .with_partition_index(partition)
+            .with_replicas(Some(nodes));
+        let wanted =
+            ReassignableTopic::default().with_name(name(topic)).with_partitions(vec![wanted]);
+        let request = AlterPartitionReassignmentsRequest::default()
+            .with_topics(vec![wanted])
+            .with_timeout_ms(30_000);
+        let answer = self.ask_any(&request, 0);
+        let code = answer.responses.iter().map(|topic| topic.partitions[0].error_code).next();
+        assert_eq!((answer.error_code, code), (0, Some(0)), "{answer:?}");
+        let has_replicas = |address: &str| {
+            let answer = ask_within(METADATA_TIMEOUT, address, &metadata(topic), 9).ok()?;
+            let mut partitions = answer.topics.first()?.partitions.iter();
+            let found = partitions.find(|found| found.partition_index == partition)?;
+            found.replica_nodes.iter().map(|node| **node).eq(replicas.iter().copied()).then_some(())
+        };
+        until("replicas", || self.addresses().find_map(has_replicas));
+
+        let wanted =
+            TopicPartitions::default().with_topic(name(topic)).with_partitions(vec![partition]);
+        let request = ElectLeadersRequest::default()
+            .with_election_type(0)
+            .with_topic_partitions(Some(vec![wanted]))
+            .with_timeout_ms(30_000);
+        until("election", || {
+            let answer = self.ask_any(&request, 2);
+            let result = answer.replica_election_results.first()?.partition_result.first()?;
+            [0, ELECTION_NOT_NEEDED].contains(&result.error_code).then_some(())
+        });
+    }
+
     /// Lets clients of this id send so many bytes a second to each broker, or as many as they want.
     pub fn set_quota(&self, client_id: &str, bytes_per_second: Option<f64>) {
         let entity = EntityData::default()
@@ -303,7 +347,8 @@ fn state_of(answers: &[MetadataResponse], topic: &str, partition: i32) -> Option
     let (answer, newest) = found.max_by_key(|(_, found)| found.leader_epoch)?;
     let leader = answer.brokers.iter().find(|broker| broker.node_id == newest.leader_id)?;
     let end = end_at(&format!("{}:{}", &*leader.host, leader.port), topic, partition)?;
-    Some(PartitionState { leader: *newest.leader_id, n_in_sync: newest.isr_nodes.len(), end })
+    let (leader, epoch) = (*newest.leader_id, newest.leader_epoch);
+    Some(PartitionState { leader, epoch, n_in_sync: newest.isr_nodes.len(), end })
 }
 
 /// Returns the high watermark; `None` if this is not the leader.

@@ -127,6 +127,9 @@ pid_of() {
   printf '%s\n' "$pid"
 }
 
+# has_ended PID: whether it holds no port any more: its command line goes before its sockets do.
+has_ended() { ! grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }
+
 # wait_ready SECONDS WHAT PIDFILE MARK LOG COMMAND...: polls COMMAND.
 wait_ready() {
   local limit=$1 what=$2 pidfile=$3 mark=$4 log=$5 began=$SECONDS
@@ -151,8 +154,8 @@ stop_process() {
   if pid=$(pid_of "$2" "$3"); then
     kill -TERM "$pid"
     kill -CONT "$pid" # a paused process would not see the TERM
-    while pid_of "$2" "$3" >/dev/null; do
-      if [ $((SECONDS - began)) -ge "$4" ]; then
+    until has_ended "$pid"; do
+      if [ $((SECONDS - began)) -ge "$4" ] && pid_of "$2" "$3" >/dev/null; then
         kill -KILL "$pid" 2>/dev/null || true
       fi
       sleep 0.1
@@ -167,7 +170,7 @@ signal_process() {
   local pid
   pid=$(pid_of "$3" "$4") || die "$2 is down"
   kill "-$1" "$pid"
-  [ "$1" != KILL ] || while pid_of "$3" "$4" >/dev/null; do sleep 0.1; done
+  [ "$1" != KILL ] || until has_ended "$pid"; do sleep 0.1; done
 }
 
 # show_process WHAT PIDFILE MARK: prints one line, fails where it is down.

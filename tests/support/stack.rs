@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use log_shipper::kafka::record_batch::partition_for;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, Producer as _};
@@ -329,6 +331,19 @@ impl Writer {
         self.thread.take().expect("joined once").join().expect("the writer has not failed");
         self.n_written()
     }
+}
+
+/// Makes a folder for each partition: the `server.log` in it, of host `h1`, goes there.
+pub fn folder_of_each_partition(root: &Path, n_partitions: i32) -> Vec<PathBuf> {
+    let folder = |partition| {
+        let path = |n| root.join(format!("log-{n}"));
+        let key = |path: &Path| [b"h1", path.join("server.log").as_os_str().as_bytes()].concat();
+        let goes_there = |path: &PathBuf| partition_for(&key(path), n_partitions) == partition;
+        let folder = (0..).map(path).find(goes_there).expect("one of many");
+        fs::create_dir(&folder).expect("made");
+        folder
+    };
+    (0..n_partitions).map(folder).collect()
 }
 
 /// Asserts that the records of each file, repeats aside, cover it from its first byte on without
