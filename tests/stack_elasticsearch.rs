@@ -5,10 +5,11 @@
 
 use std::env;
 use std::io::Write;
+use std::path::Path;
 use std::process;
 use std::time::{Duration, Instant};
 
-use log_shipper::config::{ElasticsearchConfig, VerificationMode};
+use log_shipper::config::{Config, ElasticsearchConfig};
 use log_shipper::index::elasticsearch::{Bulk, BulkBody, Outcome, State};
 use serde_json::{Value, json};
 use ureq::Agent;
@@ -19,24 +20,13 @@ fn address() -> String {
 }
 
 fn config() -> ElasticsearchConfig {
-    ElasticsearchConfig {
-        hosts: vec![address()],
-        index: String::new(),
-        gzip: false,
-        username: None,
-        password_file: None,
-        api_key_file: None,
-        bearer_token_file: None,
-        ssl_ca_file: None,
-        ssl_ca_trusted_fingerprint: None,
-        ssl_verification_mode: VerificationMode::Full,
-        ssl_certificate_file: None,
-        ssl_key_file: None,
-        ssl_key_password_file: None,
-        request_timeout: Duration::from_secs(60),
-        retry_backoff: Duration::from_millis(50),
-        retry_backoff_max: Duration::from_millis(400),
-    }
+    let text = format!(
+        "kafka.bootstrap_servers = [\"a:1\"]\n[elasticsearch]\nhosts = [{:?}]\n\
+         retry_backoff = \"50ms\"\nretry_backoff_max = \"400ms\"\n",
+        address()
+    );
+    let config = Config::parse(&text, Path::new("shipper.toml")).expect("well formed");
+    config.elasticsearch.expect("there")
 }
 
 /// An index that is deleted with its variable.
