@@ -346,6 +346,35 @@ fn fifty_rotations_a_second_lose_no_line() {
     }
 }
 
+/// Each rotation renames every file there is, as an index behind the name makes it: whichever file
+/// is looked at, or opened, may have another name by then, and some are born in one tick of the
+/// clock.
+///
+/// Torture: 2, 29.
+#[test]
+fn a_storm_of_rotations_that_rename_all_files_keeps_the_order() {
+    const N_ROTATIONS: usize = 150;
+    for pattern in ["server.log", "server.log*"] {
+        let mut scene = Scene::new(pattern);
+        let shipper = scene.start();
+        scene.logs.append("server.log", lines(0..1));
+        scene.wait_for_records(1, &shipper);
+        scene.logs.append("server.log", lines(1..6));
+        for n in 1..=N_ROTATIONS {
+            for index in (1..n).rev() {
+                let name = |index: usize| format!("server.log.{index}");
+                scene.logs.rename(&name(index), &name(index + 1));
+            }
+            scene.logs.rename("server.log", "server.log.1");
+            scene.logs.append("server.log", lines(n * 6..n * 6 + 6));
+            // The storm's own pace.
+            thread::sleep(Duration::from_millis(n as u64 % 5));
+        }
+        let n_lines = (N_ROTATIONS + 1) * 6;
+        assert_eq!(scene.values_after(n_lines, shipper), numbered(0..n_lines), "{pattern}");
+    }
+}
+
 /// Torture: 30.
 #[test]
 fn a_log_that_grows_because_it_is_shipped_is_recognised_and_damped() {

@@ -4,12 +4,12 @@
 //! The scan is the truth. Notices of the kernel ([`Hints`]) merely shorten the wait for it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use glob::{MatchOptions, Pattern};
 use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use rustix::fs::{FileType, OFlags, RawDir};
 
 use crate::config::InputConfig;
 use crate::tail::fingerprint::{Inode, Stat};
@@ -31,6 +32,14 @@ const GLOB: MatchOptions = MatchOptions {
     require_literal_separator: true,
     require_literal_leading_dot: true,
 };
+
+/// Bytes of names that are asked for at once, some 6,000 names: the kernel lets nobody rename a file
+/// of a folder while it answers, so that they are those of one moment.
+const NAMES_BYTES: usize = 256 * 1024;
+
+/// Looks for a file under the name that it has by then, at most: in a storm of rotations the name
+/// may be another's whenever it is used.
+const LOOKS_MAX: usize = 20;
 
 /// A regular file under a configured path.
 #[derive(Debug, Clone)]
@@ -323,13 +332,20 @@ fn follow(link: &Path) -> io::Result<(PathBuf, Stat)> {
     Ok((target, stat))
 }
 
-fn list_names(folder: &Path) -> io::Result<(u64, Listing)> {
-    let dev = fs::metadata(folder)?.dev();
+fn list_names(path: &Path) -> io::Result<(u64, Listing)> {
+    let flags = OFlags::DIRECTORY.bits() as i32;
+    let folder = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let dev = folder.metadata()?.dev();
+    let mut room = Vec::with_capacity(NAMES_BYTES);
+    let mut entries = RawDir::new(&folder, room.spare_capacity_mut());
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    while let Some(entry) = entries.next() {
         let entry = entry?;
-        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        names.push((entry.file_name(), is_file.then(|| entry.ino())));
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            let is_file = entry.file_type() == FileType::RegularFile;
+            names.push((OsStr::from_bytes(name).into(), is_file.then(|| entry.ino())));
+        }
     }
     names.sort_unstable();
     Ok((dev, names))
@@ -355,22 +371,61 @@ pub fn is_excluded(path: &Path, patterns: &[String]) -> bool {
     })
 }
 
-/// Returns the regular files in a folder, whatever their names.
+/// Returns the regular files in a folder, whatever their names: those of one moment, with the names
+/// they had then.
 ///
+/// The listing says which file has which name. When it is looked at, the name may be another
+/// file's; its own is then looked for in another listing.
 /// Errors: the folder cannot be read; then nothing is known about what is in it.
 pub fn list(folder: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        // `DirEntry::metadata` does not follow links.
-        match entry.metadata() {
-            Ok(metadata) if metadata.is_file() => files.push((entry.path(), Stat::from(&metadata))),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    let mut renamed: HashMap<u64, OsString> = HashMap::new();
+    for (name, ino) in list_names(folder)?.1 {
+        let path = folder.join(&name);
+        match (stat_of(&path)?, ino) {
+            (Some(stat), _) if ino.is_none_or(|ino| ino == stat.inode.ino) => {
+                files.push((path, stat));
+            }
+            (_, Some(ino)) => drop(renamed.insert(ino, name)),
+            _ => {}
         }
     }
+    for _ in 1..LOOKS_MAX {
+        if renamed.is_empty() {
+            break;
+        }
+        let mut missing = HashMap::new();
+        for (name, ino) in list_names(folder)?.1 {
+            let Some((ino, first)) = ino.and_then(|ino| renamed.remove_entry(&ino)) else {
+                continue;
+            };
+            // Some file systems number files in listings in a way of their own.
+            let is_numbered_otherwise = name == first;
+            match stat_of(&folder.join(name))? {
+                Some(stat) if stat.inode.ino == ino || is_numbered_otherwise => {
+                    files.push((folder.join(first), stat));
+                }
+                _ => drop(missing.insert(ino, first)),
+            }
+        }
+        // The others were deleted.
+        renamed = missing;
+    }
     Ok(files)
+}
+
+/// Tells whether a file that was seen under two names of a folder was renamed in between.
+pub fn is_renamed(stat: &Stat, before: &Path, now: &Path) -> bool {
+    stat.n_links == 1 && before != now && before.parent() == now.parent()
+}
+
+/// Looks at a regular file; `None` where there is none.
+fn stat_of(path: &Path) -> io::Result<Option<Stat>> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(metadata.is_file().then(|| Stat::from(&metadata))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns the path a file was written under before its rotation: the name without a suffix such
@@ -421,13 +476,33 @@ fn rotation_suffix(name: &[u8]) -> Option<usize> {
 
 /// Opens a file for reading, but never a link, and never waits for a FIFO's other end.
 pub fn open(path: &Path) -> io::Result<(File, Stat)> {
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
     let stat = Stat::of(&file)?;
     if !stat.is_regular {
         return Err(io::Error::other("it is not a regular file"));
     }
     Ok((file, stat))
+}
+
+/// Opens a file that stood under a name, wherever in its folder it stands by now.
+///
+/// Errors: as [`open`]; not found where no other name leads to it.
+pub fn open_renamed(path: &Path, inode: Inode) -> io::Result<(File, Stat)> {
+    let mut path = path.to_path_buf();
+    for _ in 0..LOOKS_MAX {
+        match open(&path) {
+            Ok((file, stat)) if stat.inode == inode => return Ok((file, stat)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let (_, names) = list_names(path.parent().unwrap_or(Path::new("/")))?;
+        match names.into_iter().find(|(_, ino)| *ino == Some(inode.ino)) {
+            Some((name, _)) => path.set_file_name(name),
+            None => break,
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// Files that are never shipped, for shipping them would make them grow.
@@ -652,6 +727,40 @@ mod tests {
         let mut names = ["/l/a.log.1", "/l/a.log", "/l/a.log.10", "/l/a.log.2"].map(Path::new);
         names.sort_by_key(|name| rank(name));
         assert_eq!(names, ["/l/a.log.10", "/l/a.log.2", "/l/a.log.1", "/l/a.log"].map(Path::new));
+    }
+
+    #[test]
+    fn files_that_are_renamed_all_the_time_are_listed_and_opened() {
+        const N_FILES: usize = 100;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |n: usize| folder.path().join(format!("a.log.{n}"));
+        (0..N_FILES).for_each(|n| fs::write(path(n), "x\n").expect("written"));
+        let inodes = |files: Vec<(PathBuf, Stat)>| {
+            let mut inodes: Vec<_> = files.iter().map(|(_, stat)| stat.inode.ino).collect();
+            inodes.sort_unstable();
+            inodes
+        };
+        let expected = inodes(list(folder.path()).expect("listed"));
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    for n in (0..N_FILES).rev() {
+                        fs::rename(path(n), path(n + 1)).expect("renamed");
+                    }
+                    fs::rename(path(N_FILES), path(0)).expect("renamed");
+                }
+            });
+            let look = || {
+                let files = list(folder.path())?;
+                let (name, stat) = &files[files.len() / 2];
+                open_renamed(name, stat.inode)?;
+                Ok(inodes(files))
+            };
+            let looks: io::Result<Vec<_>> = (0..200).map(|_| look()).collect();
+            is_over.store(true, Ordering::Relaxed);
+            assert!(looks.expect("listed").iter().all(|inodes| *inodes == expected));
+        });
     }
 
     #[test]

@@ -164,11 +164,6 @@ impl Hub<'_> {
             self.find_restored_gzipped(&mut arrivals);
         }
         for (stream, mut found) in arrivals {
-            if !first && !found.iter().all(Found::has_its_name) {
-                // Renamed since it was found: its successors must not be read before it.
-                self.scan_soon();
-                continue;
-            }
             let path = &self.streams[stream].path;
             found.sort_by_cached_key(|found| {
                 let Found { path: name, link, stat, .. } = found;
@@ -254,7 +249,8 @@ impl Hub<'_> {
         is_unchanged
     }
 
-    /// Notes under which name a life was found in this scan; the first name counts.
+    /// Notes under which name a life was found in this scan: of several names the first counts, of
+    /// those that it had one after the other the last.
     pub(super) fn note_found(
         &mut self,
         source: SourceId,
@@ -270,7 +266,9 @@ impl Hub<'_> {
             return self.enqueue(source);
         }
         let has_changed = known.size != stat.size || known.mtime_ns != stat.mtime_ns;
-        if life.seen_in_scan != self.n_scans {
+        let is_linked = link.is_some() || life.is_linked;
+        let is_renamed = !is_linked && discover::is_renamed(stat, &life.name, name);
+        if life.seen_in_scan != self.n_scans || is_renamed {
             let path: &Path = &self.streams[life.stream].path;
             let rotated = link.unwrap_or(name) != path;
             if rotated && *life.name != *name {
@@ -354,11 +352,12 @@ impl Hub<'_> {
         if !self.make_room_for_a_file() {
             return self.come_back_to(stream, &found);
         }
-        let (file, stat) = match discover::open(&found.path) {
+        let (file, stat) = match discover::open_renamed(&found.path, found.stat.inode) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Only another look tells what became of it.
                 self.has_raced = true;
-                return;
+                return self.scan_soon();
             }
             Err(error) => {
                 self.come_back_to(stream, &found);
@@ -370,11 +369,6 @@ impl Hub<'_> {
         };
         if let Some(reason) = self.own_files.refusal(&found.path, &stat) {
             return self.warn_once(&found.path, reason);
-        }
-        if stat.inode != found.stat.inode {
-            // Renamed since it was found: only another look tells what became of either file.
-            self.has_raced = true;
-            return self.scan_soon();
         }
         if self.by_inode.contains_key(&stat.inode) {
             return;

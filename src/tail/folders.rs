@@ -116,8 +116,8 @@ impl Folders {
     }
 }
 
-/// Lists a folder again and again until two listings agree: one amid a chain of renames may show a
-/// file under none of its names, and its successor would be read first.
+/// Lists a folder again and again until two listings agree: where one cannot be had of one moment, it
+/// may show a file that is renamed under none of its names, and its successor would be read first.
 pub(super) fn list_at_rest(folder: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
     let names = |(name, stat): &(PathBuf, Stat)| (name.clone(), stat.inode);
     let mut files = discover::list(folder)?;
@@ -146,22 +146,29 @@ impl Hub<'_> {
     /// Looks at what stands beside the files of streams, where names have changed.
     pub(super) fn find_siblings(&mut self, arrivals: &mut BTreeMap<usize, Vec<Found>>) {
         let files = self.folders.list_changed();
-        let mut arriving: HashMap<Inode, &mut Found> =
-            arrivals.values_mut().flatten().map(|found| (found.stat.inode, found)).collect();
+        let inodes = arrivals.values().flatten().map(|found| found.stat.inode);
+        let arriving: HashSet<Inode> = inodes.collect();
+        let mut names = HashMap::new();
         let mut siblings = Vec::new();
         for (name, stat) in files {
             if self.is_known_sibling(&name, &stat) {
                 continue;
             }
-            if let Some(found) = arriving.get_mut(&stat.inode) {
-                if !found.has_its_name() {
-                    found.path = name;
-                }
+            if arriving.contains(&stat.inode) {
+                names.insert(stat.inode, name);
                 continue;
             }
             if let Some(stream) = self.stream_of_sibling(&name, &stat) {
                 let found = Found { path: name, link: None, input: 0, stat, is_sibling: true };
                 siblings.push((stream, found));
+            }
+        }
+        // Names tell which file is older, and only those of one moment do.
+        for found in arrivals.values_mut().flatten() {
+            if let Some(name) = names.get(&found.stat.inode)
+                && (discover::is_renamed(&found.stat, &found.path, name) || !found.has_its_name())
+            {
+                found.path = name.clone();
             }
         }
         for (stream, found) in siblings {

@@ -222,7 +222,9 @@ impl Harvester {
 
     /// Returns a harvester of the same file that goes on at byte 0.
     pub fn begin_again(self) -> Harvester {
-        Harvester { last_bytes: Vec::new(), marks: Marks::default(), dropped_to: 0, ..self }
+        // A later look compares with what it holds now, not with what it held before.
+        let stat = self.stat_now().unwrap_or(self.stat);
+        Harvester { stat, last_bytes: Vec::new(), marks: Marks::default(), dropped_to: 0, ..self }
     }
 
     /// What the file system said when it was last looked at.
@@ -451,4 +453,22 @@ impl Harvester {
 
 fn parked() -> io::Error {
     io::Error::other("it is parked")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_begun_again_is_compared_with_what_it_is_by_then() {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(b"what was truncated\n").expect("written");
+        let (open_files, stat) = (OpenFiles::default(), Stat::of(&file).expect("looked at"));
+        let writer = file.try_clone().expect("another handle");
+        let harvester = Harvester::new(&open_files, file, stat, 0);
+        writer.set_len(5).expect("truncated");
+        assert_eq!(harvester.begin_again().stat().size, 5);
+    }
 }
