@@ -563,8 +563,8 @@ const HINTS_MAX: usize = 1024;
 
 /// How long the listener does not listen after a file was written to. The kernel makes one notice
 /// of those that follow each other for a file and are not taken, so that one that is written to a
-/// thousand times a second is not read as often: at 1,000 lines a second this halves the CPU of all
-/// (`benches/real/codecs`). A writer that was silent is heard at once.
+/// thousand times a second is not read as often: at 1,000 lines a second this takes two fifths off
+/// the CPU of all (`benches/real/codecs`). A writer that was silent is heard at once.
 const REST: Duration = Duration::from_millis(4);
 
 /// Notices that the kernel hands over at once are passed on within this time.
