@@ -29,12 +29,14 @@ settings() {
   ES_EXTRA=${ES_EXTRA:-}
   ES_SECURED=${ES_SECURED:-}
   DIST=$STACK_DIR/dist/elasticsearch-$ES_VERSION
+  URL=http://127.0.0.1:$ES_PORT
+  [ -z "$ES_SECURED" ] || URL=https://localhost:$ES_PORT
 }
 
 healthy() {
-  local how=("http://127.0.0.1:$ES_PORT")
-  [ -z "$ES_SECURED" ] || how=(--cacert "$ES_SECURED/ca.pem" -u "elastic:$PASSWORD" "https://localhost:$ES_PORT")
-  curl -fsS --max-time 10 "${how[@]:0:${#how[@]}-1}" "${how[-1]}/_cluster/health?wait_for_status=yellow&timeout=5s"
+  local of=(--max-time 10) path='/_cluster/health?wait_for_status=yellow&timeout=5s'
+  [ -z "$ES_SECURED" ] || of+=(--cacert "$ES_SECURED/ca.pem" -u "elastic:$PASSWORD")
+  curl -fsS "${of[@]}" "$URL$path"
 }
 
 secure() {
@@ -108,7 +110,7 @@ up() {
 }
 
 await() {
-  wait_ready 120 "$ES_NAME ($ES_VERSION, http://127.0.0.1:$ES_PORT)" "${PROCESS[@]:1}" "$ROOT/logs/stack.log" healthy
+  wait_ready 120 "$ES_NAME ($ES_VERSION, $URL)" "${PROCESS[@]:1}" "$ROOT/logs/stack.log" healthy
 }
 
 COMMAND=${1:-}
