@@ -20,7 +20,7 @@ choose_ports() {
   BASE=${STACK_PORT:-$(sed -n 's/^# STACK_PORT=//p' "$ENV" 2>/dev/null || true)}
   [ -z "$BASE" ] || return 0
   for ((BASE = 21000; BASE < 30000; BASE += 100)); do
-    for port in 0 10 20 30 40 41 50 51 60 70 80 90; do
+    for port in 0 10 20 30 40 41 45 46 50 51 60 70 80 90; do
       if (exec 3<>"/dev/tcp/127.0.0.1/$((BASE + port))") 2>/dev/null; then continue 2; fi
     done
     return 0
@@ -36,6 +36,8 @@ up() {
   KAFKA_NAME=kafka-old KAFKA_VERSION=3.9.1 KAFKA_PORT=$((BASE + 20)) KAFKA_ROLL=minutely "$STACK_SCRIPTS/kafka.sh" up
   ES_NAME=elasticsearch ES_VERSION=8.17.0 ES_PORT=$((BASE + 40)) ES_TRANSPORT_PORT=$((BASE + 41)) \
     "$STACK_SCRIPTS/elasticsearch.sh" up
+  OS_NAME=opensearch OS_VERSION=2.19.4 OS_PORT=$((BASE + 45)) OS_TRANSPORT_PORT=$((BASE + 46)) \
+    "$STACK_SCRIPTS/opensearch.sh" up
   if [ -n "${CI:-}" ] || (java_home 21 99 >/dev/null 2>&1); then
     ES_NAME=elasticsearch-9 ES_VERSION=9.2.0 ES_PORT=$((BASE + 50)) ES_TRANSPORT_PORT=$((BASE + 51)) \
       "$STACK_SCRIPTS/elasticsearch.sh" up
@@ -53,6 +55,7 @@ export SHIPPER_STACK_KAFKA=127.0.0.1:$BASE
 export SHIPPER_STACK_KAFKA_OLD=127.0.0.1:$((BASE + 20))
 export SHIPPER_STACK_ELASTICSEARCH=http://127.0.0.1:$((BASE + 40))
 export SHIPPER_STACK_ELASTICSEARCH_9=$elasticsearch_9
+export SHIPPER_STACK_OPENSEARCH=http://127.0.0.1:$((BASE + 45))
 export SHIPPER_STACK_PORT=$((BASE + 60))
 ENV
 }
@@ -61,6 +64,7 @@ all() {
   local name
   for name in kafka kafka-old; do KAFKA_NAME=$name "$STACK_SCRIPTS/kafka.sh" "$1"; done
   for name in elasticsearch elasticsearch-9; do ES_NAME=$name "$STACK_SCRIPTS/elasticsearch.sh" "$1"; done
+  OS_NAME=opensearch "$STACK_SCRIPTS/opensearch.sh" "$1"
 }
 
 case ${1:-} in

@@ -558,6 +558,24 @@ fn a_server_that_does_not_answer_in_time_is_asked_again() {
     assert_eq!(states, ["unreachable", "working"]);
 }
 
+/// A 413 that comes while much is still sent is lost with the connection.
+#[test]
+fn after_a_failure_a_large_request_asks_before_it_sends() {
+    let asks = |len: usize| {
+        let node = Node::scripted(vec![answer(503, "", "")]);
+        let mut bulk = Bulk::new(&config(&[&node.url])).unwrap();
+        let mut body = BulkBody::new();
+        write!(body.begin("logs", "1"), r#"{{"message":"{}"}}"#, "x".repeat(len)).unwrap();
+        body.end();
+        assert_eq!(deliver(&mut bulk, &body).0, ["created"]);
+        let heads: Vec<String> = node.seen.try_iter().map(|seen| seen.head).collect();
+        let asks = heads.iter().map(|head| head.contains("expect: 100-continue\r\n"));
+        asks.collect::<Vec<bool>>()
+    };
+    assert_eq!(asks(1000), [false, false]);
+    assert_eq!(asks(ASKED_FIRST_LEN), [false, true]);
+}
+
 #[test]
 fn what_timed_out_compressed_is_sent_uncompressed() {
     // As Elasticsearch 9.2.0 does: 413, but no answer at all to what is too large unpacked.
