@@ -74,8 +74,8 @@ pub enum Command {
         grep -h -A9 ERROR server.log | shipper explain --json\n\n\
         Opens no connection. Without -c the defaults hold: errors to the error topic, the rest to \
         Elasticsearch.\n\
-        Exit codes: 0 each event is in a layout that is known, 1 some are not, 74 a file cannot be \
-        read, 78 wrong configuration.")]
+        Exit codes: 0 each event is in a layout that is known, 1 some are not, 64 wrong usage, 74 a \
+        file cannot be read, 78 wrong configuration.")]
     Explain(ExplainArgs),
     /// Say how the tail on this host is: its brokers, what is wrong, what waits
     #[command(after_help = "Example: shipper status --json | jq .kafka.troubles\n\n\
