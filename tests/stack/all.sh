@@ -36,8 +36,8 @@ up() {
   KAFKA_NAME=kafka-old KAFKA_VERSION=3.9.1 KAFKA_PORT=$((BASE + 20)) KAFKA_ROLL=minutely "$STACK_SCRIPTS/kafka.sh" up
   ES_NAME=elasticsearch ES_VERSION=8.17.0 ES_PORT=$((BASE + 40)) ES_TRANSPORT_PORT=$((BASE + 41)) \
     "$STACK_SCRIPTS/elasticsearch.sh" up
-  OS_NAME=opensearch OS_VERSION=2.19.4 OS_PORT=$((BASE + 45)) OS_TRANSPORT_PORT=$((BASE + 46)) \
-    "$STACK_SCRIPTS/opensearch.sh" up
+  ES_NAME=opensearch ES_DISTRIBUTION=opensearch ES_VERSION=2.19.4 ES_PORT=$((BASE + 45)) \
+    ES_TRANSPORT_PORT=$((BASE + 46)) "$STACK_SCRIPTS/elasticsearch.sh" up
   if [ -n "${CI:-}" ] || (java_home 21 99 >/dev/null 2>&1); then
     ES_NAME=elasticsearch-9 ES_VERSION=9.2.0 ES_PORT=$((BASE + 50)) ES_TRANSPORT_PORT=$((BASE + 51)) \
       "$STACK_SCRIPTS/elasticsearch.sh" up
@@ -63,8 +63,7 @@ ENV
 all() {
   local name
   for name in kafka kafka-old; do KAFKA_NAME=$name "$STACK_SCRIPTS/kafka.sh" "$1"; done
-  for name in elasticsearch elasticsearch-9; do ES_NAME=$name "$STACK_SCRIPTS/elasticsearch.sh" "$1"; done
-  OS_NAME=opensearch "$STACK_SCRIPTS/opensearch.sh" "$1"
+  for name in elasticsearch elasticsearch-9 opensearch; do ES_NAME=$name "$STACK_SCRIPTS/elasticsearch.sh" "$1"; done
 }
 
 case ${1:-} in
